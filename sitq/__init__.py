@@ -1,0 +1,36 @@
+"""sitq: a durable task queue made of structured concurrency, for asyncio and trio."""
+
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.clock import Clock
+from sitq.context import CurrentTask, current_task
+from sitq.handle import TaskHandle
+from sitq.model import ErrorInfo, Result, State, Task
+from sitq.queue import TaskQueue
+from sitq.registry import Call, Registry, TaskFunction, task
+from sitq.retry import Retry
+from sitq.serialization import MsgpackSerializer, Serializer, serializable
+from sitq.worker import Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Call",
+    "Clock",
+    "CurrentTask",
+    "ErrorInfo",
+    "MsgpackSerializer",
+    "Registry",
+    "Result",
+    "Retry",
+    "SQLiteBackend",
+    "Serializer",
+    "State",
+    "Task",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskQueue",
+    "Worker",
+    "current_task",
+    "serializable",
+    "task",
+]

@@ -1,0 +1,210 @@
+"""The seam between sitq and a store: a dozen verbs over many tasks at once, decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import anyio
+
+from sitq.clock import Clock
+from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
+
+__all__ = ["Backend", "Changes", "Filter", "Heart", "Recovered", "Wanted"]
+
+
+class Wanted(NamedTuple):
+    """What a worker asks for when it reserves."""
+
+    limit: int
+    queues: tuple[str, ...] | None
+    """None takes every queue."""
+    skip: tuple[str, ...] = ()
+    """Names of functions that this worker does not know."""
+    suspect: bool = True
+    """Whether one task with crashes may be among them."""
+
+
+class Recovered(NamedTuple):
+    """What a recovery found."""
+
+    lease_held: bool
+    """Whether the worker that asked still has its own lease."""
+    crashed: list[Change]
+    """Tasks taken from dead workers."""
+    settled: list[Change]
+    """Pending tasks that can never run: past their deadline, or unknown for too long."""
+
+
+class Filter(NamedTuple):
+    """Which tasks `Backend.find` and `Backend.prune` mean; None means any."""
+
+    state: State | None = None
+    queue: str | None = None
+    name: str | None = None
+    key: str | None = None
+
+
+class Heart(Protocol):
+    """Renews one worker's lease, from a thread of its own."""
+
+    def beat(self) -> bool:
+        """Renew the lease. False if it was taken."""
+        ...
+
+    def close(self) -> None:
+        """Give up the connection."""
+        ...
+
+
+class Changes:
+    """Counts changes, so that none is lost between looking and going to wait.
+
+    Take a `token`, look at the store, and if there was nothing wait until the count has passed the
+    token.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._event: anyio.Event | None = None
+
+    def token(self) -> int:
+        """Where the count stands now."""
+        return self._count
+
+    def notify(self) -> None:
+        """Something changed. To be called on the event loop."""
+        self._count += 1
+        event, self._event = self._event, None
+        if event is not None:
+            event.set()
+
+    async def passed(self, token: int) -> None:
+        """Wait until the count is past ``token``."""
+        while self._count == token:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+
+
+class Backend(Protocol):
+    """A store of tasks. Every verb is one transaction: all of it happens, or none.
+
+    Errors of every verb: `sitq.errors.StoreUnavailable` when the same call may succeed later,
+    `sitq.errors.StoreUnusable` when somebody must act, `sitq.errors.NotOpen` when the backend was
+    closed or is in use in another event loop or process.
+    """
+
+    @property
+    def clock(self) -> Clock:
+        """The store's clock."""
+        ...
+
+    async def open(self) -> None:
+        """Open the store; counted, so that each `open` needs its `close`."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store when every `open` has its `close`."""
+        ...
+
+    async def __aenter__(self) -> Backend: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
+        """Store all of these tasks or none.
+
+        Returns:
+            for each the id of the task that stands for it: its own, or that of the live task which
+            holds its key already.
+        """
+        ...
+
+    async def hire(self, record: WorkerRecord) -> int:
+        """Enter a worker, whose lease begins now. Returns its id, unique in this store for ever."""
+        ...
+
+    async def dismiss(self, worker: int) -> None:
+        """End a worker's lease. It must hold nothing any more."""
+        ...
+
+    def heart(self, worker: int) -> Heart | None:
+        """What renews the worker's lease from a thread, None where `recover` renews it."""
+        ...
+
+    async def reserve(
+        self, worker: int, wanted: Wanted, deliver: Callable[[list[Reservation]], None]
+    ) -> float | None:
+        """Give the worker pending tasks whose time has come.
+
+        They go to ``deliver``, called on the event loop also when the caller was cancelled
+        meanwhile, so that no reservation is ever without an owner.
+
+        Returns:
+            when the next task is due that has to wait, in seconds of the store's clock, or None.
+        """
+        ...
+
+    async def settle(self, worker: int, changes: Sequence[Change]) -> set[int]:
+        """Bring the ends of runs home. Returns the ``seq`` of those that were changed.
+
+        The others are no longer the worker's, or are to go back although somebody asked to cancel
+        them: see `cancelled`.
+        """
+        ...
+
+    async def cancelled(self, worker: int) -> set[int]:
+        """The ``seq`` of the tasks of this worker that somebody asked to cancel."""
+        ...
+
+    async def recover(self, worker: int, *, crash_limit: int, unknown_after: float) -> Recovered:
+        """Renew the worker's lease, take back what dead workers hold, fail what can never run.
+
+        Args:
+            crash_limit: a task under which so many workers died fails.
+            unknown_after: seconds after which a task fails that no worker knows.
+        """
+        ...
+
+    async def cancel(self, id: bytes) -> State | None:
+        """Cancel a pending task, or ask the worker of a running one. Returns the state it is in."""
+        ...
+
+    async def revive(self, id: bytes) -> State | None:
+        """Make a failed or cancelled task pending again. Returns the state it was in.
+
+        Raises:
+            KeyTaken: a live task holds its key.
+        """
+        ...
+
+    async def get(self, id: bytes) -> TaskRow | None:
+        """One task, or None if there is no such task."""
+        ...
+
+    async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
+        """Tasks in the order of enqueueing, from the first whose ``seq`` is above ``after``."""
+        ...
+
+    async def counts(self, queue: str | None = None) -> Mapping[State, int]:
+        """How many tasks are in each state, in all or in one queue."""
+        ...
+
+    async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
+        """Delete up to ``limit`` ended tasks. Returns how many were deleted."""
+        ...
+
+    async def ended(self, id: bytes) -> TaskRow | None:
+        """Wait until a task has ended. None when there is no such task (any more)."""
+        ...
+
+    def token(self) -> int:
+        """Where the count of changes stands that may bring work or a cancellation."""
+        ...
+
+    async def changed(self, token: int) -> None:
+        """Wait for such a change, by this process or another, since ``token`` was taken."""
+        ...
+
+

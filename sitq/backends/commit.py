@@ -1,0 +1,197 @@
+"""Group commit: what many callers want at the same moment becomes one transaction.
+
+There is no leader and no background task. The first caller posts the mailbox to the driver; when
+the transaction has ended, a callback on the event loop hands out the answers and posts what has
+gathered meanwhile. Callers only wait, so a cancelled one leaves a whole operation or none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from sitq.errors import StoreError
+
+__all__ = ["GroupCommit", "Operation", "Poster"]
+
+T = TypeVar("T")
+C = TypeVar("C")
+
+MAX_ROWS = 1_000
+MAX_BYTES = 4 * 1024 * 1024
+MAX_WAITING = 20_000
+"""Rows in the mailbox above which callers wait for room."""
+
+
+class Poster(Protocol):
+    """What a driver gives to group commit."""
+
+    def post(
+        self,
+        work: Callable[[Any], Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """Run ``work(connection)`` on the owning thread, then ``done(result, error)`` on the loop."""
+        ...
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop, after the tasks that are ready now have run."""
+        ...
+
+
+class Operation(Generic[C, T]):
+    """One caller's piece of work, whole inside one transaction.
+
+    Args:
+        apply: does it, on the connection, inside a transaction.
+        rows: how many rows it writes.
+        size: how many bytes it brings.
+        needed: a look without a transaction; False means there is nothing to do.
+        deliver: takes the result on the event loop, whether or not the caller still waits.
+    """
+
+    __slots__ = ("answered", "apply", "deliver", "error", "event", "needed", "result", "rows", "size")
+
+    def __init__(
+        self,
+        apply: Callable[[C], T],
+        *,
+        rows: int = 1,
+        size: int = 0,
+        needed: Callable[[C], bool] | None = None,
+        deliver: Callable[[T], None] | None = None,
+    ) -> None:
+        self.apply = apply
+        self.rows = rows
+        self.size = size
+        self.needed = needed
+        self.deliver = deliver
+        self.event = anyio.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self.answered = False
+
+
+class GroupCommit(Generic[C]):
+    """Gathers operations and commits them together.
+
+    Args:
+        poster: the driver that owns the connection.
+        transaction: opens a transaction on the connection; commits at its end, or rolls back.
+    """
+
+    def __init__(
+        self, poster: Poster, transaction: Callable[[C], AbstractContextManager[object]]
+    ) -> None:
+        self._poster = poster
+        self._transaction = transaction
+        self._mailbox: deque[Operation[C, Any]] = deque()
+        self._rows = 0
+        self._busy = False
+        self._room: anyio.Event | None = None
+
+    async def submit(self, operation: Operation[C, T]) -> T | None:
+        """Have an operation done, and wait for it.
+
+        Returns:
+            what its ``apply`` returned; None if it was not ``needed``.
+
+        Raises:
+            StoreError: it could not be done; nothing of it was.
+        """
+        while self._rows >= MAX_WAITING:
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
+        self._put(operation)
+        try:
+            await operation.event.wait()
+        except BaseException:
+            self._withdraw(operation)
+            raise
+        if operation.error is not None:
+            raise operation.error
+        return operation.result
+
+    def _put(self, operation: Operation[C, Any]) -> None:
+        self._mailbox.append(operation)
+        self._rows += operation.rows
+        if not self._busy:
+            self._busy = True
+            self._poster.soon(self._flush)
+
+    def _withdraw(self, operation: Operation[C, Any]) -> None:
+        if operation in self._mailbox:
+            self._mailbox.remove(operation)
+            self._rows -= operation.rows
+
+    def _flush(self) -> None:
+        batch = self._next_batch()
+        if not batch:
+            self._busy = False
+            return
+        if self._room is not None and self._rows < MAX_WAITING:
+            self._room.set()
+            self._room = None
+        self._poster.post(lambda connection: self._commit(connection, batch), self._answer(batch))
+
+    def _next_batch(self) -> list[Operation[C, Any]]:
+        batch: list[Operation[C, Any]] = []
+        rows = size = 0
+        while self._mailbox:
+            head = self._mailbox[0]
+            if batch and (rows + head.rows > MAX_ROWS or size + head.size > MAX_BYTES):
+                break
+            batch.append(self._mailbox.popleft())
+            rows += head.rows
+            size += head.size
+        self._rows -= rows
+        return batch
+
+    def _answer(
+        self, batch: Sequence[Operation[C, Any]]
+    ) -> Callable[[Any, BaseException | None], None]:
+        def answer(_: object, error: BaseException | None) -> None:
+            for operation in batch:
+                operation.error = operation.error or error
+                if operation.error is None and operation.deliver and operation.answered:
+                    operation.deliver(operation.result)
+                operation.event.set()
+            self._flush()
+
+        return answer
+
+    def _commit(self, connection: C, batch: Sequence[Operation[C, Any]]) -> None:
+        if not any(op.needed is None or op.needed(connection) for op in batch):
+            return
+        try:
+            with self._transaction(connection):
+                for operation in batch:
+                    operation.result = operation.apply(connection)
+        except StoreError as error:
+            for operation in batch:
+                operation.error = _copy(error)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].error = error
+            else:
+                self._replay(connection, batch)
+        else:
+            for operation in batch:
+                operation.answered = True
+
+    def _replay(self, connection: C, batch: Sequence[Operation[C, Any]]) -> None:
+        """One operation at a time, so that strangers do not pay for the one that failed."""
+        for operation in batch:
+            self._commit(connection, (operation,))
+
+
+def _copy(error: StoreError) -> StoreError:
+    """Each caller raises an exception of its own: tracebacks are not to be shared."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error
+    return copy

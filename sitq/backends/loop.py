@@ -1,0 +1,58 @@
+"""The event loop as other threads see it: a place to call plain functions on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from typing import Any
+
+from anyio.lowlevel import current_token
+
+__all__ = ["Loop"]
+
+
+class Loop:
+    """The running event loop, as the place to call plain functions on from other threads."""
+
+    def __init__(self) -> None:
+        native: Any = current_token().native_token
+        self.native = native
+        self.is_asyncio = isinstance(native, asyncio.AbstractEventLoop)
+        self._call = native.call_soon_threadsafe if self.is_asyncio else native.run_sync_soon
+        self._soon = native.call_soon if self.is_asyncio else native.run_sync_soon
+
+    def soon(self, callback: Callable[[], Any]) -> None:
+        """Call back after the tasks that are ready now have run. From the loop's own thread."""
+        self._soon(callback)
+
+    def call(self, callback: Callable[[], Any]) -> bool:
+        """Call back soon, from any thread. False if the loop has ended."""
+        try:
+            self._call(callback)
+        except RuntimeError:  # both loops say so when they have ended
+            return False
+        return True
+
+    def is_current(self) -> bool:
+        """Whether this loop is the one that runs here."""
+        return current_token().native_token is self.native
+
+    def ended(self) -> bool:
+        """Whether the loop has ended."""
+        return not self.call(_nothing)
+
+
+    def spawn(
+        self, function: Callable[[], Coroutine[Any, Any, None]], name: str, context: Context
+    ) -> object:
+        """Run a coroutine function outside every task group. The caller keeps what is returned."""
+        if self.is_asyncio:
+            return self.native.create_task(function(), name=name, context=context)
+        import trio
+
+        return trio.lowlevel.spawn_system_task(function, name=name, context=context)
+
+
+def _nothing() -> None:
+    """Called only to see whether it can be."""

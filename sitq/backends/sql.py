@@ -1,0 +1,24 @@
+"""Loads named queries from ``.sql`` files: each begins with a line ``-- name: some_name``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from types import MappingProxyType
+
+__all__ = ["load", "load_queries"]
+
+_HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def load(package: str, name: str) -> str:
+    """The text of one file of a package."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def load_queries(package: str, name: str = "queries.sql") -> Mapping[str, str]:
+    """The queries of one file, by name."""
+    _, *parts = _HEADER.split(load(package, name))
+    names, texts = parts[::2], parts[1::2]
+    return MappingProxyType({key: text.strip() for key, text in zip(names, texts, strict=True)})

@@ -1,0 +1,378 @@
+"""The embedded store: one SQLite file, shared by any number of processes of one machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from sqlite3 import Connection
+from typing import Literal, TypeVar
+
+import anyio
+
+from sitq.backends.base import Changes, Filter, Heart, Recovered, Wanted
+from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.loop import Loop
+from sitq.backends.sqlite import recovery, verbs
+from sitq.backends.sqlite.connect import Database, translated
+from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.waiters import Waiters
+from sitq.backends.sqlite.watch import Watch
+from sitq.clock import Clock
+from sitq.errors import InvalidOption, NotOpen
+from sitq.lifecycle import TERMINAL
+from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
+
+__all__ = ["SQLiteBackend"]
+
+T = TypeVar("T")
+
+MAX_INSERT = 100_000
+"""Tasks that one `SQLiteBackend.insert` takes: more would hold the lock for too long."""
+
+
+class SQLiteBackend:
+    """Stores tasks in one SQLite file, or in memory.
+
+    It opens itself at its first use. ``async with backend`` opens and closes it; so do workers and
+    queues that are entered, and the last one to leave closes it.
+
+    Args:
+        path: the file, created with mode 0600 if it is missing, in a folder that exists;
+            ``":memory:"`` keeps everything in this object.
+        synchronous: ``"FULL"``: what was enqueued survives a loss of power. ``"NORMAL"``: the last
+            moments before a loss of power may be missing, a killed process loses nothing.
+        busy_limit: seconds for which a locked database is tried again before
+            `sitq.errors.StoreUnavailable` is raised.
+        clock: the source of time, for tests.
+
+    Raises:
+        InvalidOption: an option is not one of these.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        busy_limit: float = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        text = os.fspath(path)
+        if not text or "\0" in text:
+            raise InvalidOption(f"path must name a file or be ':memory:': {text!r}")
+        if synchronous not in ("FULL", "NORMAL"):
+            raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {synchronous!r}")
+        if not 0 <= busy_limit < float("inf"):
+            raise InvalidOption(f"busy_limit must be seconds from 0: {busy_limit!r}")
+        self._database = Database(text, synchronous, busy_limit)
+        self._clock = clock or Clock()
+        self._opened: _Opened | None = None
+        self._users = 0
+        self._closed = False
+        self._opening: anyio.Lock | None = None
+        self._loop: Loop | None = None
+
+    def __repr__(self) -> str:
+        return f"SQLiteBackend({self._database.path!r})"
+
+    @property
+    def clock(self) -> Clock:
+        """The source of time."""
+        return self._clock
+
+    async def open(self) -> None:
+        """Open the file; counted, so that each `open` needs its `close`."""
+        self._join_loop()
+        self._users += 1
+        try:
+            self._closed = False
+            await self._ready()
+        except BaseException:
+            self._users -= 1
+            raise
+
+    async def close(self) -> None:
+        """Close the file when every `open` has its `close`."""
+        self._users = max(0, self._users - 1)
+        if self._users == 0:
+            self._closed = True
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                await opened.close()
+
+    async def __aenter__(self) -> SQLiteBackend:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
+        if not tasks:
+            return []
+        if len(tasks) > MAX_INSERT:
+            raise InvalidOption(
+                f"{len(tasks)} tasks are too many for one transaction; "
+                f"enqueue them in chunks of up to {MAX_INSERT}"
+            )
+        opened = await self._ready()
+        size = sum(len(task.arguments) for task in tasks)
+        ids = await opened.commit.submit(
+            Operation(
+                lambda connection: verbs.insert(connection, tasks),
+                rows=len(tasks),
+                size=size,
+                deliver=opened.new_work,
+            )
+        )
+        assert ids is not None
+        return ids
+
+    async def hire(self, record: WorkerRecord) -> int:
+        return await self._write(
+            lambda connection: recovery.hire(
+                connection, record, self._clock.time(), self._clock.monotonic()
+            )
+        )
+
+    async def dismiss(self, worker: int) -> None:
+        await self._write(
+            lambda connection: connection.execute(verbs.SQL["dismiss"], (worker,)) and None
+        )
+
+    def heart(self, worker: int) -> Heart | None:
+        return None if self._database.in_memory else _Heart(self._database, self._clock, worker)
+
+    async def reserve(
+        self, worker: int, wanted: Wanted, deliver: Callable[[list[Reservation]], None]
+    ) -> float | None:
+        opened = await self._ready()
+        now = self._clock.time()
+        due: float | None = None
+
+        def is_needed(connection: Connection) -> bool:
+            nonlocal due
+            if verbs.is_ready(connection, wanted, now):
+                return True
+            due = verbs.next_due(connection, wanted, now)
+            return False
+
+        def apply(connection: Connection) -> list[Reservation]:
+            nonlocal due
+            reserved = verbs.reserve(connection, worker, wanted, now)
+            if len(reserved) < wanted.limit:
+                due = verbs.next_due(connection, wanted, now)
+            return reserved
+
+        await opened.commit.submit(
+            Operation(apply, rows=wanted.limit, needed=is_needed, deliver=deliver)
+        )
+        return due
+
+    async def settle(self, worker: int, changes: Sequence[Change]) -> set[int]:
+        opened = await self._ready()
+        now = self._clock.time()
+        settled = await opened.commit.submit(
+            Operation(
+                lambda connection: verbs.settle(connection, worker, changes, now),
+                rows=len(changes),
+                size=sum(len(change.value or change.error or b"") for change in changes),
+                deliver=lambda _: opened.ends(changes),
+            )
+        )
+        return settled or set()
+
+    async def cancelled(self, worker: int) -> set[int]:
+        def look(connection: Connection) -> set[int]:
+            return {row[0] for row in connection.execute(verbs.SQL["cancelled"], (worker,))}
+
+        return await self._read(look)
+
+    async def recover(self, worker: int, *, crash_limit: int, unknown_after: float) -> Recovered:
+        opened = await self._ready()
+
+        def sweep(connection: Connection) -> Recovered:
+            now, monotonic = self._clock.time(), self._clock.monotonic()
+            return recovery.recover(
+                connection, worker, now, monotonic, crash_limit, unknown_after
+            )
+
+        recovered = await opened.commit.submit(
+            Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))
+        )
+        assert recovered is not None
+        return recovered
+
+    async def cancel(self, id: bytes) -> State | None:
+        return await self._write(lambda c: verbs.cancel(c, id, self._clock.time()))
+
+    async def revive(self, id: bytes) -> State | None:
+        return await self._write(lambda c: verbs.revive(c, id, self._clock.time()))
+
+    async def get(self, id: bytes) -> TaskRow | None:
+        return await self._read(lambda connection: verbs.get(connection, id))
+
+    async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
+        return await self._read(lambda c: verbs.find(c, wanted, after, limit))
+
+    async def counts(self, queue: str | None = None) -> Mapping[State, int]:
+        return await self._read(lambda connection: verbs.counts(connection, queue))
+
+    async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
+        return await self._write(lambda c: verbs.prune(c, wanted, ended_before, limit))
+
+    async def ended(self, id: bytes) -> TaskRow | None:
+        opened = await self._ready()
+        with opened.interest():
+            return await opened.waiters.ended(id)
+
+    def token(self) -> int:
+        return 0 if self._opened is None else self._opened.work.token()
+
+    async def changed(self, token: int) -> None:
+        opened = await self._ready()
+        with opened.interest():
+            await opened.work.passed(token)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """A rare write: everybody is told, since it may concern anybody."""
+        opened = await self._ready()
+        operation = Operation(work, deliver=lambda _: opened.foreign_change())
+        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
+
+    async def _read(self, look: Callable[[Connection], T]) -> T:
+        opened = await self._ready()
+
+        def work(connection: Connection) -> T:
+            with translated(self._database.path):
+                return look(connection)
+
+        return await opened.reader.run(work)
+
+    async def _ready(self) -> _Opened:
+        """What is open in this event loop; opened now if need be."""
+        opened = self._opened
+        if opened is not None and opened.pid == os.getpid() and opened.is_here():
+            return opened
+        self._join_loop()
+        if self._closed:
+            raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
+        assert self._opening is not None
+        async with self._opening:
+            if self._opened is None:
+                self._opened = await _Opened.create(self._database, self._loop or Loop())
+            return self._opened
+
+    def _join_loop(self) -> None:
+        """Make this event loop the backend's; what an ended one left open is dropped."""
+        loop = Loop()
+        before = self._loop
+        if before is not None and before.native is loop.native:
+            if self._opened is not None and self._opened.pid != os.getpid():
+                raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
+            return
+        if before is not None and self._opened is not None:
+            if self._opened.pid != os.getpid():
+                raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
+            if not before.ended():
+                raise NotOpen(f"{self!r} is open in another event loop; make one for each loop")
+            self._opened.abandon()
+        self._loop = loop
+        self._opened = None
+        self._users = 0
+        self._closed = False
+        self._opening = anyio.Lock()
+
+
+class _Opened:
+    """Everything that exists while the file is open in one event loop."""
+
+    def __init__(self, database: Database, loop: Loop) -> None:
+        self.pid = os.getpid()
+        self.work = Changes()
+        self.writer = Driver(loop)
+        self.reader = self.writer if database.in_memory else Driver(loop)
+        self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
+        self.waiters = Waiters(self.reader)
+        self._database = database
+        self._loop = loop
+        self._watch: Watch | None = None
+
+    @classmethod
+    async def create(cls, database: Database, loop: Loop) -> _Opened:
+        opened = cls(database, loop)
+        try:
+            await opened.writer.open(database.create)
+            if not database.in_memory:
+                await opened.reader.open(database.connect)
+                opened._watch = Watch(
+                    database.path, database.connect, partial(loop.call, opened.foreign_change)
+                )
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
+
+    def is_here(self) -> bool:
+        return self._loop.is_current()
+
+    def interest(self) -> AbstractContextManager[None]:
+        """While open, changes by other processes are reported."""
+        return nullcontext() if self._watch is None else self._watch.interest()
+
+    def new_work(self, _: object) -> None:
+        self.work.notify()
+
+    def foreign_change(self) -> None:
+        """Anything may have changed."""
+        self.work.notify()
+        self.waiters.changed()
+
+    def ends(self, changes: Sequence[Change]) -> None:
+        """Runs of this process ended so."""
+        if any(change.state in TERMINAL for change in changes):
+            self.waiters.changed()
+        if any(change.state is State.PENDING for change in changes):
+            self.work.notify()
+
+    async def close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            if self._watch is not None:
+                self._watch.close()
+                await anyio.to_thread.run_sync(self._watch.join)
+            if self.reader is not self.writer:
+                await self.reader.close()
+            await self.writer.close()
+
+    def abandon(self) -> None:
+        """The event loop has ended: let the threads end too."""
+        if self._watch is not None:
+            self._watch.close()
+        for driver in {self.reader, self.writer}:
+            driver.abandon()
+
+
+class _Heart:
+    """Renews a lease on a connection of its own, from a thread of its own."""
+
+    def __init__(self, database: Database, clock: Clock, worker: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._worker = worker
+        self._boot = recovery.boot_id()
+        self._connection: Connection | None = None
+
+    def beat(self) -> bool:
+        if self._connection is None:
+            # A beat that a loss of power takes back does no harm.
+            self._connection = self._database.connect(synchronous="NORMAL")
+        with self._database.transaction(self._connection):
+            return recovery.beat(
+                self._connection, self._worker, self._boot, self._clock.monotonic()
+            )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()

@@ -1,0 +1,239 @@
+"""Makes connections to a database file: created safely, checked, with the schema it needs."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sitq.backends.sql import load
+from sitq.errors import (
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUnavailable,
+    StoreUnusable,
+    StoreVersionError,
+)
+
+__all__ = ["Database", "translated"]
+
+SCHEMA_VERSION = 1
+OLDEST_SQLITE = (3, 35, 0)
+MAX_PAUSE = 0.004
+"""Longest pause before the next try on a locked database, in seconds: short, and drawn at random,
+so that of many processes none starves."""
+
+_BY_CODE: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_BUSY: StoreUnavailable,
+    sqlite3.SQLITE_LOCKED: StoreUnavailable,
+    sqlite3.SQLITE_IOERR: StoreUnavailable,
+    sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_READONLY: StoreReadOnly,
+    sqlite3.SQLITE_CANTOPEN: StoreUnusable,
+    sqlite3.SQLITE_PERM: StoreUnusable,
+    sqlite3.SQLITE_CORRUPT: StoreUnusable,
+    sqlite3.SQLITE_NOTADB: StoreUnusable,
+    sqlite3.SQLITE_AUTH: StoreUnusable,
+}
+_ADVICE: dict[int, str] = {
+    sqlite3.SQLITE_BUSY: "another process holds its lock; try again",
+    sqlite3.SQLITE_LOCKED: "another connection holds its lock; try again",
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_READONLY: "it cannot be written; check the permissions of file and folder",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the path and its permissions",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a copy",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name another file",
+}
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turns errors of SQLite that are the store's fault into those of `sitq.errors`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = _code(error)
+        if code not in _BY_CODE:
+            raise
+        advice = _ADVICE.get(code, "the system reports an input/output error")
+        raise _BY_CODE[code](f"{path}: {error}: {advice}") from error
+
+
+class Database:
+    """Where the database is and how it is opened.
+
+    Args:
+        path: of the file, or ``":memory:"``.
+        synchronous: ``"FULL"`` or ``"NORMAL"``.
+        busy_limit: seconds for which a locked database is tried again.
+    """
+
+    def __init__(self, path: str, synchronous: str, busy_limit: float) -> None:
+        self.path = path
+        self.in_memory = path == ":memory:"
+        self._synchronous = synchronous
+        self._busy_limit = busy_limit
+        self._identity: tuple[int, int] | None = None
+
+    def create(self) -> sqlite3.Connection:
+        """Open the database for writing; create the file and the schema where they are missing."""
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is the oldest")
+        if not self.in_memory:
+            self._create_file()
+        with translated(self.path):
+            connection = self.connect()
+            try:
+                self._refuse_newer(connection)
+                self._use_wal(connection)
+                self._migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def connect(self, synchronous: str | None = None) -> sqlite3.Connection:
+        """One more connection to the database that `create` opened."""
+        connection = sqlite3.connect(
+            self.path, timeout=0, isolation_level=None, cached_statements=256
+        )
+        connection.execute(f"PRAGMA synchronous = {synchronous or self._synchronous}")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cache_size = -16384")
+        return connection
+
+    @contextmanager
+    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """One whole write transaction: committed at the end of the block, or rolled back."""
+        with translated(self.path):
+            self._begin(connection)
+            try:
+                yield
+                self.check_identity()
+                self._patiently(connection, "COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                raise
+
+    def check_identity(self) -> None:
+        """SQLite goes on writing to a file that was deleted or replaced, silently: notice it.
+
+        Raises:
+            StoreReplaced: the path no longer leads to the file that was opened.
+        """
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise StoreReplaced(f"{self.path} was deleted or replaced; restart what uses it")
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        # IMMEDIATE always: a deferred transaction fails when it comes to write after another did.
+        self._patiently(connection, "BEGIN IMMEDIATE")
+
+    def _patiently(self, connection: sqlite3.Connection, sql: str) -> None:
+        give_up = time.monotonic() + self._busy_limit
+        while True:
+            try:
+                connection.execute(sql)
+            except sqlite3.OperationalError as error:
+                busy = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not busy or time.monotonic() >= give_up:
+                    raise
+                time.sleep(random.uniform(0, MAX_PAUSE))
+            else:
+                return
+
+    def _create_file(self) -> None:
+        """Create an empty file with mode 0600, without ever closing a descriptor of a live one.
+
+        Closing any descriptor of a database drops the locks that SQLite holds on it in this process,
+        so the file is made under another name and linked.
+        """
+        target = Path(self.path)
+        if not target.parent.is_dir():
+            raise StoreUnusable(f"{self.path}: there is no such folder; create it first")
+        if target.is_dir():
+            raise StoreUnusable(f"{self.path} is a folder; name a file")
+        if not target.exists():
+            self._link_new(target)
+        if not os.access(target, os.W_OK) or not os.access(target.parent, os.W_OK):
+            raise StoreReadOnly(f"{self.path}: {_ADVICE[sqlite3.SQLITE_READONLY]}")
+        self._identity = _identity(self.path)
+
+    def _link_new(self, target: Path) -> None:
+        try:
+            descriptor, temporary = tempfile.mkstemp(prefix=".sitq-", dir=target.parent)
+        except PermissionError as error:
+            raise StoreReadOnly(f"{self.path}: {error}: check the permissions") from error
+        except OSError as error:
+            raise StoreUnusable(f"{self.path}: {error}") from error
+        os.close(descriptor)
+        try:
+            with suppress(FileExistsError):
+                os.link(temporary, target)
+        except OSError as error:
+            raise StoreUnusable(f"{self.path}: {error}") from error
+        finally:
+            os.unlink(temporary)
+
+    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
+        version = _version(connection)
+        if version > SCHEMA_VERSION:
+            raise StoreVersionError(
+                f"{self.path} has schema version {version}, this sitq knows {SCHEMA_VERSION}: "
+                "upgrade sitq"
+            )
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        if self.in_memory:
+            return
+        self._patiently(connection, "PRAGMA journal_mode = WAL")
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+        if mode != "wal":
+            raise StoreUnusable(f"{self.path}: no write-ahead log on this file system ({mode})")
+        connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Create the schema. Of many processes that start together one does it."""
+        with self.transaction(connection):
+            self._refuse_newer(connection)
+            if _version(connection) == 0:
+                for statement in _statements(load("sitq.backends.sqlite", "schema.sql")):
+                    connection.execute(statement)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: ``executescript`` would commit the transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    exists = "SELECT count(*) FROM sqlite_master WHERE name = 'sitq_meta'"
+    if connection.execute(exists).fetchone()[0] == 0:
+        return 0
+    return connection.execute("SELECT value FROM sitq_meta WHERE name = 'version'").fetchone()[0]
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino

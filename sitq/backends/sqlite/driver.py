@@ -1,0 +1,134 @@
+"""Runs plain functions on the one thread that owns a connection, and answers on the event loop.
+
+A transaction is one such function, whole: nothing on the event loop can interrupt it halfway.
+Under asyncio the thread is aiosqlite's, whose queue takes functions. aiosqlite does not work under
+trio, so there a small thread of our own stands behind the same methods.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+import aiosqlite
+import anyio
+
+from sitq.backends.loop import Loop
+
+__all__ = ["Driver"]
+
+T = TypeVar("T")
+Job = Callable[[], Any]
+
+CLOSE_LIMIT = 10.0
+"""Seconds for which closing waits for what is under way."""
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+class Driver:
+    """A connection and the thread that owns it."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._connection: sqlite3.Connection | None = None
+        self._put: Callable[[Job | None], object] | None = None
+        self._aiosqlite: aiosqlite.Connection | None = None
+
+    async def open(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        """Start the thread and connect on it."""
+        if self._loop.is_asyncio:
+            await self._open_aiosqlite(connector)
+        else:
+            self._open_thread()
+            self._connection = await self.run(lambda _: connector())
+
+    def post(
+        self,
+        work: Callable[[Any], Any],
+        done: Callable[[Any, BaseException | None], None],
+    ) -> None:
+        """Run ``work(connection)`` on the thread, then ``done(result, error)`` on the loop."""
+
+        def job() -> None:
+            try:
+                result, error = work(self._connection), None
+            except BaseException as caught:  # handed to the caller
+                result, error = None, caught
+            self._loop.call(partial(done, result, error))
+
+        assert self._put is not None
+        self._put(job)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call back on the loop, after the tasks that are ready now have run."""
+        self._loop.soon(callback)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run ``work(connection)`` on the thread and wait for its result.
+
+        A caller that is cancelled leaves; the work is done all the same.
+        """
+        event = anyio.Event()
+        answer: list[Any] = []
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            answer.extend((result, error))
+            event.set()
+
+        self.post(work, done)
+        await event.wait()
+        result, error = answer
+        if error is not None:
+            raise error
+        return result
+
+    async def close(self) -> None:
+        """Do what was posted, close the connection and end the thread."""
+        if self._put is None:
+            return
+        with anyio.move_on_after(CLOSE_LIMIT, shield=True):
+            await self.run(_close)
+        if self._aiosqlite is not None:
+            self._aiosqlite.stop()
+        else:
+            self._put(None)
+        self._put = None
+
+    def abandon(self) -> None:
+        """The loop has ended: close the connection and end the thread, without waiting."""
+        connection = self._connection
+        if self._put is not None:
+            self._put(lambda: _close(connection))
+        if self._aiosqlite is not None:
+            self._aiosqlite.stop()
+        elif self._put is not None:
+            self._put(None)
+        self._put = None
+
+    async def _open_aiosqlite(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        opening = aiosqlite.Connection(connector, iter_chunk_size=64)
+        # A program that never closes its backend must still be able to exit.
+        opening._thread.daemon = True  # pyright: ignore[reportPrivateUsage]
+        opened = await opening
+        self._aiosqlite = opened
+        self._connection = opened._conn  # pyright: ignore[reportPrivateUsage]
+        queue = opened._tx  # pyright: ignore[reportPrivateUsage]
+        self._put = lambda job: job and queue.put_nowait((None, job))
+
+    def _open_thread(self) -> None:
+        jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._put = jobs.put
+        Thread(target=_work, args=(jobs,), name="sitq-sqlite", daemon=True).start()
+
+
+def _work(jobs: SimpleQueue[Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()

@@ -1,0 +1,113 @@
+"""Takes back what dead workers hold, and fails what can never run.
+
+A worker whose beat is older than two thirds of its lease becomes a suspect; a suspect that has not
+beaten for another third is dead. A beat clears the mark, so a stall of the store, which delays all
+beats alike, makes nobody look dead: after it everybody beats before the mark is old enough.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
+
+from sitq.backends.base import Recovered
+from sitq.backends.sqlite.verbs import SQL, settle
+from sitq.lifecycle import crashed, expired, forgotten
+from sitq.model import Change, Reservation, State, WorkerRecord
+
+CHUNK = 500
+"""Rows in one statement: SQLite binds at most 32,766 values."""
+
+
+def boot_id() -> str:
+    """Names the run of this machine's kernel: monotonic times of two boots do not compare."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return platform.node()
+
+
+def hire(connection: Connection, record: WorkerRecord, now: float, monotonic: float) -> int:
+    """Enter a worker. Returns its id."""
+    queues = None if record.queues is None else ",".join(record.queues)
+    cursor = connection.execute(
+        SQL["hire"],
+        (
+            record.host,
+            record.pid,
+            queues,
+            record.concurrency,
+            record.lease,
+            now,
+            boot_id(),
+            monotonic,
+        ),
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def beat(connection: Connection, worker: int, boot: str, monotonic: float) -> bool:
+    """Renew a lease. False if it was taken."""
+    return connection.execute(SQL["beat"], (monotonic, boot, worker)).fetchone() is not None
+
+
+def recover(
+    connection: Connection,
+    worker: int,
+    now: float,
+    monotonic: float,
+    crash_limit: int,
+    unknown_after: float,
+) -> Recovered:
+    """One sweep: beat, take the dead, suspect the silent, fail what can never run."""
+    boot = boot_id()
+    held = beat(connection, worker, boot, monotonic)
+    crashes: list[Change] = []
+    for dead in _dead(connection, worker, boot, monotonic):
+        crashes += _take(connection, dead, now, crash_limit)
+        connection.execute(SQL["dismiss"], (dead,))
+    ended = _fail_all(connection, "expired", now, expired, now)
+    ended += _fail_all(connection, "forgotten", now - unknown_after, forgotten, now)
+    return Recovered(held, crashes, ended)
+
+
+def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[int]:
+    dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
+    for other, lease, its_boot, its_beat, suspect, marked in connection.execute(
+        SQL["workers"], (worker,)
+    ).fetchall():
+        comparable = its_boot == boot and its_beat <= monotonic
+        if suspect is not None and marked == boot and suspect <= monotonic:
+            if monotonic - suspect >= (lease / 3 if comparable else lease):
+                dead.append(other)
+        elif not comparable or monotonic - its_beat >= lease * 2 / 3:
+            connection.execute(SQL["suspect"], (monotonic, boot, other))
+    return dead
+
+
+def _take(connection: Connection, dead: int, now: float, crash_limit: int) -> list[Change]:
+    changes: list[Change] = []
+    for *fields, cancel in connection.execute(SQL["held_by"], (dead,)).fetchall():
+        task = Reservation._make(fields)
+        changes.append(crashed(task, crash_limit, cancel_requested=bool(cancel)))
+    for start in range(0, len(changes), CHUNK):
+        settle(connection, dead, changes[start : start + CHUNK], now)
+    return changes
+
+
+def _fail_all(
+    connection: Connection,
+    query: str,
+    bound: float,
+    decide: Callable[[Reservation], Change],
+    now: float,
+) -> list[Change]:
+    rows: list[Any] = connection.execute(SQL[query], (bound,)).fetchall()
+    changes = [decide(Reservation._make(row)) for row in rows]
+    if changes:
+        settle(connection, None, changes, now, State.PENDING)
+    return changes

@@ -1,0 +1,273 @@
+"""The verbs of the backend as plain functions, each to run inside a transaction of its caller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from sqlite3 import Connection, IntegrityError
+from typing import Any
+
+from sitq.backends.base import Filter, Wanted
+from sitq.backends.sql import load_queries
+from sitq.errors import KeyTaken
+from sitq.lifecycle import TERMINAL
+from sitq.model import Change, NewTask, Reservation, State, TaskRow
+
+SQL = load_queries("sitq.backends.sqlite")
+
+INLINE = 1024
+"""Bytes up to which a body stands in the row of its task."""
+ARGUMENTS, VALUE, ERROR = 0, 1, 2
+
+STATES = (State.PENDING, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
+NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
+
+
+def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
+    """Store the tasks. Returns for each the id of the task that stands for it."""
+    ids = [task.id for task in tasks]
+    plain = [task for task in tasks if task.key is None]
+    connection.executemany(SQL["insert"], map(_new_row, plain))
+    if len(plain) < len(tasks):
+        for index, task in enumerate(tasks):
+            if task.key is not None:
+                ids[index] = _insert_keyed(connection, task)
+    _put_big_arguments(connection, tasks)
+    return ids
+
+
+def _new_row(task: NewTask) -> tuple[Any, ...]:
+    arguments = task.arguments if len(task.arguments) <= INLINE else None
+    return (
+        task.id,
+        task.name,
+        task.queue,
+        task.priority,
+        task.run_at,
+        task.key,
+        task.timeout,
+        task.deadline,
+        task.retry,
+        task.enqueued,
+        arguments,
+    )
+
+
+def _insert_keyed(connection: Connection, task: NewTask) -> bytes:
+    if connection.execute(SQL["insert_keyed"], _new_row(task)).rowcount == 1:
+        return task.id
+    return connection.execute(SQL["key_holder"], (task.key,)).fetchone()[0]
+
+
+def _put_big_arguments(connection: Connection, tasks: Sequence[NewTask]) -> None:
+    for task in tasks:
+        if len(task.arguments) > INLINE:
+            stored = connection.execute(SQL["seq_of"], (task.id,)).fetchone()
+            if stored is not None:  # None: another task holds the key
+                connection.execute(SQL["put_big"], (stored[0], ARGUMENTS, task.arguments))
+
+
+def is_ready(connection: Connection, wanted: Wanted, now: float) -> bool:
+    """Whether `reserve` would find anything. A plain look, without a transaction."""
+    return bool(_ready(connection, wanted._replace(limit=1), now))
+
+
+def next_due(connection: Connection, wanted: Wanted, now: float) -> float | None:
+    """When the next task is due that is not due yet."""
+    times = [
+        connection.execute(SQL["next_due"], (queue, priority, now)).fetchone()[0]
+        for queue, priority in _pairs(connection, wanted)
+    ]
+    return min((time for time in times if time is not None), default=None)
+
+
+def reserve(
+    connection: Connection, worker: int, wanted: Wanted, now: float
+) -> list[Reservation]:
+    """Give pending tasks to the worker, in the order in which they are to start."""
+    chosen = _ready(connection, wanted, now)
+    if not chosen:
+        return []
+    sql = _with_values("reserve", "?", len(chosen))
+    rows = connection.execute(sql, (worker, now, *_padded(chosen))).fetchall()
+    order = {seq: place for place, seq in enumerate(chosen)}
+    rows.sort(key=lambda row: order[row[0]])
+    return [Reservation._make(row) for row in rows]
+
+
+def _ready(connection: Connection, wanted: Wanted, now: float) -> list[int]:
+    chosen: list[int] = []
+    skip = json.dumps(wanted.skip)
+    suspect = wanted.suspect
+    pairs = _pairs(connection, wanted)
+    for priority in sorted({priority for _, priority in pairs}, reverse=True):
+        rest = wanted.limit - len(chosen)
+        if rest <= 0:
+            break
+        found: list[tuple[float, int]] = []
+        suspects: list[tuple[float, int]] = []
+        for queue in (queue for queue, its in pairs if its == priority):
+            what = (queue, priority, now, now, skip)
+            found += _by_time(connection.execute(SQL["ready"], (*what, rest)))
+            if suspect:
+                suspects += _by_time(connection.execute(SQL["ready_suspect"], what))
+        if suspects:
+            found.append(min(suspects))
+        found.sort()
+        del found[rest:]
+        suspect = suspect and not (suspects and min(suspects) in found)
+        chosen += [seq for _, seq in found]
+    return chosen
+
+
+def _by_time(rows: Iterable[tuple[int, float]]) -> list[tuple[float, int]]:
+    return [(run_at, seq) for seq, run_at in rows]
+
+
+def _pairs(connection: Connection, wanted: Wanted) -> list[tuple[str, int]]:
+    pairs = connection.execute(SQL["pairs"]).fetchall()
+    if wanted.queues is None:
+        return pairs
+    return [pair for pair in pairs if pair[0] in wanted.queues]
+
+
+def settle(
+    connection: Connection,
+    worker: int | None,
+    changes: Sequence[Change],
+    now: float,
+    state: State = State.RUNNING,
+) -> set[int]:
+    """Apply changes to tasks of this worker (None: of nobody) that are in ``state``.
+
+    Returns the ``seq`` of those that were changed.
+    """
+    ends = sum(change.state in TERMINAL for change in changes)
+    counter = connection.execute(SQL["raise_ended"], (ends,)).fetchone()[0] - ends
+    values: list[Any] = []
+    for change in changes:
+        ended = change.state in TERMINAL
+        counter += ended
+        values += _changed_row(change, counter if ended else None)
+    sql = _with_values("settle", f"({', '.join('?' * 11)})", len(changes))
+    values += [None] * (11 * (_padded_size(len(changes)) - len(changes)))
+    done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
+    settled = {row[0] for row in done}
+    _put_big_ends(connection, changes, settled)
+    return settled
+
+
+def _changed_row(change: Change, number: int | None) -> tuple[Any, ...]:
+    value, error = change.value, change.error
+    return (
+        change.seq,
+        change.fence,
+        NUMBERS[change.state],
+        change.run_at,
+        change.attempts,
+        change.crashes,
+        change.epoch,
+        change.unknown_since,
+        value if value is None or len(value) <= INLINE else None,
+        error if error is None or len(error) <= INLINE else None,
+        number,
+    )
+
+
+def _put_big_ends(connection: Connection, changes: Sequence[Change], settled: set[int]) -> None:
+    for change in changes:
+        if change.attempts and change.seq in settled:
+            connection.execute(SQL["drop_big"], (change.seq, ERROR))
+        for part, body in ((VALUE, change.value), (ERROR, change.error)):
+            if body is not None and len(body) > INLINE and change.seq in settled:
+                connection.execute(SQL["put_big"], (change.seq, part, body))
+
+
+def cancel(connection: Connection, id: bytes, now: float) -> State | None:
+    """Cancel a pending task, ask the worker of a running one. Returns the state it is in then."""
+    found = connection.execute(SQL["state_of"], (id,)).fetchone()
+    if found is None:
+        return None
+    seq, state = found[0], STATES[found[1]]
+    if state is State.PENDING:
+        number = connection.execute(SQL["raise_ended"], (1,)).fetchone()[0]
+        connection.execute(SQL["cancel_pending"], (number, now, seq))
+        return State.CANCELLED
+    if state is State.RUNNING:
+        connection.execute(SQL["cancel_running"], (seq,))
+    return state
+
+
+def revive(connection: Connection, id: bytes, now: float) -> State | None:
+    """Make a failed or cancelled task pending again. Returns the state it was in."""
+    found = connection.execute(SQL["state_of"], (id,)).fetchone()
+    if found is None:
+        return None
+    seq, state = found[0], STATES[found[1]]
+    try:
+        connection.execute(SQL["revive"], (now, seq))
+    except IntegrityError:
+        raise KeyTaken("another live task holds the key of this one; wait for its end") from None
+    for part in (VALUE, ERROR):
+        if state in (State.FAILED, State.CANCELLED):
+            connection.execute(SQL["drop_big"], (seq, part))
+    return state
+
+
+def get(connection: Connection, id: bytes) -> TaskRow | None:
+    """One task."""
+    row = connection.execute(SQL["get"], (id,)).fetchone()
+    return None if row is None else _task_row(row)
+
+
+def find(connection: Connection, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
+    """Tasks in the order of enqueueing."""
+    what = (after, *_filter(wanted), limit)
+    return [_task_row(row) for row in connection.execute(SQL["find"], what)]
+
+
+def counts(connection: Connection, queue: str | None) -> dict[State, int]:
+    """How many tasks are in each state."""
+    if queue is None:
+        rows = connection.execute(SQL["counts"])
+    else:
+        rows = connection.execute(SQL["counts_of_queue"], (queue,))
+    return dict.fromkeys(STATES, 0) | {STATES[number]: count for number, count in rows}
+
+
+def prune(connection: Connection, wanted: Filter, ended_before: float, limit: int) -> int:
+    """Delete ended tasks, the longest ended first."""
+    rows = connection.execute(SQL["prunable"], (ended_before, *_filter(wanted), limit)).fetchall()
+    connection.executemany(SQL["prune"], rows)
+    connection.executemany(SQL["prune_big"], rows)
+    if rows:
+        connection.execute(SQL["raise_pruned"])
+    return len(rows)
+
+
+def _filter(wanted: Filter) -> tuple[Any, ...]:
+    state = None if wanted.state is None else NUMBERS[wanted.state]
+    return state, wanted.queue, wanted.name, wanted.key
+
+
+def _task_row(row: tuple[Any, ...]) -> TaskRow:
+    return TaskRow._make((*row[:4], STATES[row[4]], *row[5:9], bool(row[9]), *row[10:]))
+
+
+def _padded_size(count: int) -> int:
+    return 1 << (count - 1).bit_length()
+
+
+def _padded(seqs: Sequence[int]) -> list[int | None]:
+    return [*seqs, *[None] * (_padded_size(len(seqs)) - len(seqs))]
+
+
+def _with_values(name: str, item: str, count: int) -> str:
+    return _sized(name, item, _padded_size(count))
+
+
+@lru_cache(maxsize=64)
+def _sized(name: str, item: str, size: int) -> str:
+    """One text for each power of two, so that SQLite's cache of statements serves most calls."""
+    return SQL[name].replace("{values}", ", ".join([item] * size))

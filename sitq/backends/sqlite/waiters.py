@@ -1,0 +1,92 @@
+"""Waits for the ends of tasks: one query a wake, however many wait.
+
+Ended tasks are numbered in the order of their commits. A wake reads the numbers above the last one
+seen, which is cheap, and looks closer only at those that somebody waits for. Everything in `look`
+and `_read` runs on the thread of the reader, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from sqlite3 import Connection
+from typing import Any
+
+import anyio
+
+from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.verbs import SQL, get
+from sitq.lifecycle import TERMINAL
+from sitq.model import TaskRow
+
+__all__ = ["Waiters"]
+
+
+class Waiters:
+    """Those who wait for a task to end, by the id of the task."""
+
+    def __init__(self, reader: Driver) -> None:
+        self._reader = reader
+        self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
+        self._reading = False
+        self._again = False
+        self._seen: int | None = None
+        self._pruned = 0
+
+    async def ended(self, id: bytes) -> TaskRow | None:
+        """Wait until the task has ended; None when there is no such task (any more)."""
+        while True:
+            event = anyio.Event()
+            self._events[id].append(event)
+            try:
+                row = await self._reader.run(lambda connection: self._look(connection, id))
+                if row is None or row.state in TERMINAL:
+                    return row
+                await event.wait()
+            finally:
+                self._leave(id, event)
+
+    def changed(self) -> None:
+        """Something changed in the store: see whom it concerns. Called on the event loop."""
+        if not self._events:
+            return
+        self._again = self._reading
+        if not self._reading:
+            self._reading = True
+            waiting = frozenset(self._events)
+            self._reader.post(lambda connection: self._read(connection, waiting), self._wake)
+
+    def _leave(self, id: bytes, event: anyio.Event) -> None:
+        events = self._events[id]
+        events.remove(event)
+        if not events:
+            del self._events[id]
+
+    def _look(self, connection: Connection, id: bytes) -> TaskRow | None:
+        if self._seen is None:
+            meta = dict(connection.execute(SQL["meta"]).fetchall())
+            self._seen, self._pruned = meta["ended"], meta["pruned"]
+        return get(connection, id)
+
+    def _read(self, connection: Connection, waiting: frozenset[bytes]) -> set[bytes]:
+        """The ids among ``waiting`` that may have ended since the last look."""
+        meta = dict(connection.execute(SQL["meta"]).fetchall())
+        if meta["pruned"] != self._pruned:
+            self._pruned, self._seen = meta["pruned"], meta["ended"]
+            return set(waiting)
+        ended: set[bytes] = set()
+        while self._seen is not None and self._seen < meta["ended"]:
+            rows: list[Any] = connection.execute(SQL["ended_since"], (self._seen,)).fetchall()
+            if not rows:
+                break
+            self._seen = rows[-1][0]
+            ended.update(id for _, id in rows if id in waiting)
+        return ended
+
+    def _wake(self, ended: set[bytes] | None, error: BaseException | None) -> None:
+        self._reading = False
+        for id in tuple(self._events) if ended is None or error is not None else ended:
+            for event in self._events.get(id, ()):
+                event.set()
+        if self._again:
+            self._again = False
+            self.changed()

@@ -1,0 +1,46 @@
+"""Where the time comes from: the system, or a clock that a test moves."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Clock", "ManualClock"]
+
+
+class Clock:
+    """The system's clocks. All figures are in seconds."""
+
+    def time(self) -> float:
+        """Wall clock: seconds since 1970-01-01 UTC. Due times and deadlines are stored in it."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """A clock that never jumps, one for all processes of a machine. Leases are measured by it."""
+        return time.monotonic()
+
+
+class ManualClock(Clock):
+    """A clock that stands still until it is moved.
+
+    Args:
+        start: the first reading of the wall clock, in seconds since 1970-01-01 UTC.
+    """
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        self._wall = start
+        self._monotonic = 0.0
+
+    def time(self) -> float:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` pass, on both clocks."""
+        self._wall += seconds
+        self._monotonic += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward (or back) by ``seconds``, as an administrator would."""
+        self._wall += seconds

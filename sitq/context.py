@@ -1,0 +1,53 @@
+"""Who runs here: what a task function can ask of the task that it is."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from sitq.errors import UsageError
+
+__all__ = ["CurrentTask", "current_task", "running_task"]
+
+
+class _Run(Protocol):
+    @property
+    def cancel_called(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTask:
+    """The task that runs here."""
+
+    id: UUID
+    name: str
+    queue: str
+    attempt: int
+    """1 for the first run, one more for each that ended by failure or timeout."""
+    enqueued_at: datetime
+    deadline: datetime | None
+    """When its time is up whatever happens; the timeout of one run is not part of it."""
+    _run: _Run
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this run is to end: for sync functions, which no cancellation can interrupt."""
+        return self._run.cancel_called
+
+
+running_task: ContextVar[CurrentTask | None] = ContextVar("sitq_current_task", default=None)
+
+
+def current_task() -> CurrentTask:
+    """The task that runs here, in an async task function or in the thread of a sync one.
+
+    Raises:
+        UsageError: no task runs here.
+    """
+    task = running_task.get()
+    if task is None:
+        raise UsageError("no task runs here; current_task() is for task functions")
+    return task

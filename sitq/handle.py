@@ -1,0 +1,156 @@
+"""TaskHandle: what the caller keeps of a task, to await its result or to cancel it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import anyio
+
+from sitq.backends.base import Backend
+from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
+from sitq.failure import summary, unpack_error
+from sitq.model import Result, State, Task, TaskRow
+from sitq.serialization import Serializer, unpack
+
+__all__ = ["TaskHandle", "to_result", "to_task", "wait_for_row"]
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class TaskHandle(Generic[R_co]):
+    """A stored task. Equal handles name the same task."""
+
+    __slots__ = ("_backend", "_serializer", "id")
+
+    def __init__(self, id: UUID, backend: Backend, serializer: Serializer) -> None:
+        self.id = id
+        self._backend = backend
+        self._serializer = serializer
+
+    def __repr__(self) -> str:
+        return f"<TaskHandle {self.id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskHandle) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    async def result(self, timeout: float | None = None) -> R_co:
+        """Wait for the task to end and return what its function returned.
+
+        Cancelling this wait, or letting it time out, does not cancel the task.
+
+        Args:
+            timeout: seconds to wait; None waits as long as it takes.
+
+        Raises:
+            TaskFailed: the task failed for good; its ``result.error`` is the error as data.
+            TaskCancelled: the task was cancelled.
+            TaskNotFound: there is no such task, or it ended and was purged.
+            TimeoutError: the task has not ended in time.
+            NotSerializable: the stored value cannot be read with this serializer.
+        """
+        with anyio.fail_after(timeout):
+            row = await self._backend.ended(self.id.bytes)
+        if row is None:
+            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+        return value_of(to_result(row, self._serializer))
+
+    async def get(self) -> Task | None:
+        """The task as it is now; None if there is no such task."""
+        row = await self._backend.get(self.id.bytes)
+        return None if row is None else to_task(row)
+
+    async def status(self) -> State:
+        """The state the task is in now.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        task = await self.get()
+        if task is None:
+            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+        return task.state
+
+    async def cancel(self) -> bool:
+        """Cancel the task. One that runs is told to end and ends cancelled or finished, never both.
+
+        Returns:
+            False if it had ended before.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        state = await self._backend.cancel(self.id.bytes)
+        if state is None:
+            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+        return state in (State.CANCELLED, State.RUNNING)
+
+
+async def wait_for_row(backend: Backend, id: UUID, timeout: float) -> TaskRow | None:
+    """The row of a task once it has ended; None after ``timeout`` seconds or if it is absent."""
+    with anyio.move_on_after(timeout):
+        return await backend.ended(id.bytes)
+    return None
+
+
+def value_of(result: Result) -> Any:
+    """What the task returned, or the exception that says why it did not."""
+    if result.state is State.SUCCEEDED:
+        return result.value
+    if result.state is State.CANCELLED:
+        raise TaskCancelled(f"task {result.id} ({result.name}) was cancelled")
+    reason = "for an unknown reason" if result.error is None else f"with {summary(result.error)}"
+    raise TaskFailed(f"task {result.id} ({result.name}) failed {reason}", result)
+
+
+def to_result(row: TaskRow, serializer: Serializer) -> Result:
+    """The result of a task that has ended."""
+    assert row.ended is not None
+    succeeded = row.state is State.SUCCEEDED and row.value is not None
+    return Result(
+        id=UUID(bytes=row.id),
+        name=row.name,
+        queue=row.queue,
+        state=row.state,
+        value=unpack(serializer, row.value, f"the result of {row.name}") if succeeded else None,
+        error=None if row.error is None else unpack_error(row.error),
+        attempts=row.attempts,
+        enqueued_at=moment(row.enqueued),
+        started_at=_moment_or_none(row.started),
+        ended_at=moment(row.ended),
+    )
+
+
+def to_task(row: TaskRow) -> Task:
+    """A task as users read it."""
+    return Task(
+        id=UUID(bytes=row.id),
+        seq=row.seq,
+        name=row.name,
+        queue=row.queue,
+        state=row.state,
+        priority=row.priority,
+        key=row.key,
+        attempts=row.attempts,
+        crashes=row.crashes,
+        cancel_requested=row.cancel_requested,
+        enqueued_at=moment(row.enqueued),
+        run_at=moment(row.run_at),
+        deadline=_moment_or_none(row.deadline),
+        started_at=_moment_or_none(row.started),
+        ended_at=_moment_or_none(row.ended),
+        error=None if row.error is None else unpack_error(row.error),
+    )
+
+
+def moment(seconds: float) -> datetime:
+    """A point in time of the store."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _moment_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else moment(seconds)

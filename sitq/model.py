@@ -1,0 +1,209 @@
+"""The records that travel between the floors: frozen, without behaviour.
+
+Records made once a task on the hot path are named tuples, which are built in C; those that users
+read are frozen dataclasses with time zone aware datetimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+__all__ = [
+    "Change",
+    "ErrorInfo",
+    "NewTask",
+    "Outcome",
+    "OutcomeKind",
+    "Reservation",
+    "Result",
+    "State",
+    "Task",
+    "TaskRow",
+    "WorkerRecord",
+]
+
+
+class State(StrEnum):
+    """Where a task stands. ``succeeded``, ``failed`` and ``cancelled`` are terminal."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class OutcomeKind(StrEnum):
+    """How one run ended, which is not yet how the task ends: a failed run may be retried."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Outcome(NamedTuple):
+    """How one run ended."""
+
+    kind: OutcomeKind
+    value: bytes | None = None
+    """The packed return value of a run that succeeded."""
+    error: bytes | None = None
+    """The packed `ErrorInfo` of a run that failed or timed out."""
+    types: frozenset[str] = frozenset()
+    """Names of the exception's classes, for the rules of the retry policy."""
+    final: bool = False
+    """No retry, whatever the policy says: the deadline passed, or the result cannot be stored."""
+    unknown: bool = False
+    """Released because this worker does not know the function."""
+
+
+class NewTask(NamedTuple):
+    """A call, packed and checked, as it is handed to a backend. Times are seconds since 1970 UTC."""
+
+    id: bytes
+    name: str
+    queue: str
+    priority: int
+    run_at: float
+    key: str | None
+    timeout: float | None
+    deadline: float | None
+    retry: bytes | None
+    arguments: bytes
+    enqueued: float
+
+
+class Reservation(NamedTuple):
+    """A task as its worker holds it. ``fence`` names this reservation in every write about it."""
+
+    seq: int
+    id: bytes
+    name: str
+    queue: str
+    priority: int
+    fence: int
+    attempts: int
+    crashes: int
+    epoch: int
+    run_at: float
+    timeout: float | None
+    deadline: float | None
+    retry: bytes | None
+    arguments: bytes
+    enqueued: float
+    unknown_since: float | None
+
+
+class Change(NamedTuple):
+    """A decided write about one run: what its row becomes."""
+
+    seq: int
+    fence: int
+    state: State
+    run_at: float
+    attempts: int
+    crashes: int
+    epoch: int
+    value: bytes | None = None
+    error: bytes | None = None
+    unknown_since: float | None = None
+
+
+class TaskRow(NamedTuple):
+    """A task as a backend reads it: packed, times in seconds since 1970 UTC."""
+
+    seq: int
+    id: bytes
+    name: str
+    queue: str
+    state: State
+    priority: int
+    key: str | None
+    attempts: int
+    crashes: int
+    cancel_requested: bool
+    enqueued: float
+    run_at: float
+    deadline: float | None
+    started: float | None
+    ended: float | None
+    value: bytes | None
+    error: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An exception as data: text, bounded, never rebuilt into a class."""
+
+    type: str
+    """The qualified name of the exception's class, such as ``builtins.ValueError``."""
+    message: str
+    traceback: str = ""
+    notes: tuple[str, ...] = ()
+    cause: ErrorInfo | None = None
+    """What it was raised from, or was handling when it was raised."""
+    members: tuple[ErrorInfo, ...] = ()
+    """The exceptions in an exception group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One durable call of a task function, as the store has it now."""
+
+    id: UUID
+    seq: int
+    """The order of enqueueing in this store; ``find(after=...)`` takes it."""
+    name: str
+    queue: str
+    state: State
+    priority: int
+    key: str | None
+    attempts: int
+    """Runs that ended by failure or timeout."""
+    crashes: int
+    """Workers that died under the task since its last success of any kind."""
+    cancel_requested: bool
+    enqueued_at: datetime
+    run_at: datetime
+    """Not before this moment."""
+    deadline: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    error: ErrorInfo | None
+    """Why the last attempt failed, also while a retry is pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a task ended. ``state`` is ``succeeded``, ``failed`` or ``cancelled``."""
+
+    id: UUID
+    name: str
+    queue: str
+    state: State
+    value: Any
+    """What the function returned; None unless the task succeeded."""
+    error: ErrorInfo | None
+    attempts: int
+    enqueued_at: datetime
+    started_at: datetime | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """What a worker tells the others of itself."""
+
+    host: str
+    pid: int
+    queues: tuple[str, ...] | None
+    concurrency: int
+    lease: float
+    """Seconds without a beat after which its tasks go back."""

@@ -1,0 +1,303 @@
+"""TaskQueue: stores calls of task functions, and tells how they ended."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from sitq.backends.base import Backend, Filter
+from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
+from sitq.handle import TaskHandle, to_result, to_task, wait_for_row
+from sitq.lifecycle import TERMINAL
+from sitq.model import NewTask, Result, State, Task
+from sitq.registry import Call, TaskFunction, check_registered
+from sitq.serialization import Serializer, default_serializer, pack_arguments
+
+__all__ = ["TaskQueue"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PRUNE_BATCH = 500
+
+
+class TaskQueue:
+    """The caller's side of a store of tasks.
+
+    Entering it (``async with TaskQueue(backend) as queue``) opens the backend and leaving it closes
+    it; a queue that is never entered opens the backend at its first use.
+
+    Args:
+        backend: where the tasks are stored.
+        serializer: packs arguments and unpacks results; workers need the same one. Default:
+            `sitq.serialization.default_serializer`.
+    """
+
+    def __init__(self, backend: Backend, *, serializer: Serializer | None = None) -> None:
+        self._backend = backend
+        self._serializer = serializer or default_serializer
+        self._entered = 0
+        self._closed = False
+
+    async def __aenter__(self) -> TaskQueue:
+        await self._backend.open()
+        self._entered += 1
+        self._closed = False
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._entered -= 1
+        self._closed = self._entered == 0
+        await self._backend.close()
+
+    async def enqueue(
+        self, function: TaskFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]:
+        """Store a call of a task function. When this returns, the call is stored for good.
+
+        Args:
+            function: a function registered with ``@task``, or a copy with options made by its
+                ``using``.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            a handle of the task; of the live task that holds the ``key``, if there is one.
+
+        Raises:
+            NotRegistered: the function was not registered.
+            InvalidArguments: the arguments do not fit its signature.
+            NotSerializable: an argument cannot be stored.
+            StoreError: the store could not take it; nothing was stored.
+        """
+        check_registered(function).check(args, kwargs)
+        [handle] = await self._store([(function, args, kwargs)])
+        return handle
+
+    async def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
+        """Store many calls, all of them or none.
+
+        Args:
+            calls: bound calls, such as ``fetch.call("u")``; up to 100,000.
+
+        Returns:
+            a handle for each call, in their order.
+
+        Raises:
+            InvalidOption: something among them is not a call, or there are too many.
+            NotSerializable: an argument cannot be stored.
+            StoreError: the store could not take them; nothing was stored.
+        """
+        parts: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]] = []
+        for call in calls:
+            if not isinstance(call, Call):
+                raise InvalidOption(
+                    f"enqueue_many takes calls such as fetch.call(...), not {type(call).__name__}"
+                )
+            parts.append((check_registered(call.function), call.args, call.kwargs))
+        return await self._store(parts)
+
+    async def get_result(
+        self, task: TaskHandle[Any] | UUID | str, timeout: float | None = None
+    ) -> Result | None:
+        """How a task ended; None while it has not, or when there is no such task.
+
+        Args:
+            task: its handle or id.
+            timeout: seconds to wait for its end; None does not wait.
+        """
+        self._check_open()
+        id = task_id(task)
+        if timeout is None:
+            row = await self._backend.get(id.bytes)
+        else:
+            row = await wait_for_row(self._backend, id, _seconds("timeout", timeout))
+        if row is None or row.state not in TERMINAL:
+            return None
+        return to_result(row, self._serializer)
+
+    def handle(self, task: UUID | str) -> TaskHandle[Any]:
+        """A handle of the task with this id. The store is not asked whether there is one."""
+        return TaskHandle(task_id(task), self._backend, self._serializer)
+
+    async def get(self, task: TaskHandle[Any] | UUID | str) -> Task | None:
+        """A task as it is now; None if there is no such task."""
+        self._check_open()
+        row = await self._backend.get(task_id(task).bytes)
+        return None if row is None else to_task(row)
+
+    async def find(
+        self,
+        *,
+        state: State | str | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        key: str | None = None,
+        after: Task | int = 0,
+        limit: int = 100,
+    ) -> list[Task]:
+        """Tasks in the order of enqueueing, a page at a time.
+
+        Args:
+            state: only tasks in this state.
+            queue: only tasks of this queue.
+            name: only tasks of the function with this name.
+            key: only tasks with this key.
+            after: the last task of the page before, or its ``seq``.
+            limit: the length of a page, 1 to 10,000.
+        """
+        self._check_open()
+        wanted = Filter(_state(state), queue, name, key)
+        start = after.seq if isinstance(after, Task) else _count("after", after, 0, 2**63 - 1)
+        size = _count("limit", limit, 1, 10_000)
+        return [to_task(row) for row in await self._backend.find(wanted, after=start, limit=size)]
+
+    async def counts(self, queue: str | None = None) -> Mapping[State, int]:
+        """How many tasks are in each state, in all or in one queue."""
+        self._check_open()
+        return await self._backend.counts(queue)
+
+    async def cancel(self, task: TaskHandle[Any] | UUID | str) -> bool:
+        """Cancel a task, as `sitq.TaskHandle.cancel` does."""
+        self._check_open()
+        return await self.handle(task_id(task)).cancel()
+
+    async def retry(self, task: TaskHandle[Any] | UUID | str) -> None:
+        """Make a failed or cancelled task pending again, with all its attempts before it.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            WrongState: it has not ended, or it succeeded.
+            KeyTaken: another live task holds its key.
+        """
+        self._check_open()
+        id = task_id(task)
+        state = await self._backend.revive(id.bytes)
+        if state is None:
+            raise TaskNotFound(f"there is no task {id}, or it ended and was purged")
+        if state not in (State.FAILED, State.CANCELLED):
+            raise WrongState(f"task {id} is {state}; only failed and cancelled ones can be retried")
+
+    async def purge(
+        self,
+        *,
+        older_than: float = 0.0,
+        state: State | str | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+    ) -> int:
+        """Delete tasks that have ended, with their results.
+
+        Args:
+            older_than: only those that ended at least so many seconds ago.
+            state: only those in this terminal state.
+            queue: only those of this queue.
+            name: only those of the function with this name.
+
+        Returns:
+            how many were deleted. They are deleted in batches; what was deleted before an error
+            stays deleted.
+        """
+        self._check_open()
+        wanted = Filter(_state(state), queue, name)
+        if wanted.state is not None and wanted.state not in TERMINAL:
+            raise InvalidOption(f"only tasks that have ended can be purged: {state!r}")
+        before = self._backend.clock.time() - _seconds("older_than", older_than)
+        total = 0
+        while True:
+            deleted = await self._backend.prune(wanted, ended_before=before, limit=PRUNE_BATCH)
+            total += deleted
+            if deleted < PRUNE_BATCH:
+                return total
+
+    async def _store(
+        self, calls: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]]
+    ) -> list[TaskHandle[R]]:
+        self._check_open()
+        now = self._backend.clock.time()
+        tasks = [self._new_task(function, args, kwargs, now) for function, args, kwargs in calls]
+        ids = await self._backend.insert(tasks)
+        return [TaskHandle(UUID(bytes=id), self._backend, self._serializer) for id in ids]
+
+    def _new_task(
+        self,
+        function: TaskFunction[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        now: float,
+    ) -> NewTask:
+        options = function.options
+        run_at = now + (options.delay or 0.0)
+        if options.run_at is not None:
+            run_at = options.run_at.timestamp()
+        return NewTask(
+            id=new_id(now),
+            name=function.name,
+            queue=options.queue,
+            priority=options.priority,
+            run_at=run_at,
+            key=options.key,
+            timeout=options.call_timeout,
+            deadline=None if options.deadline is None else options.deadline.timestamp(),
+            retry=None if options.call_retry is None else options.call_retry.dump(),
+            arguments=pack_arguments(
+                self._serializer, args, kwargs, f"the arguments of {function.name}"
+            ),
+            enqueued=now,
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotOpen("the queue was closed; use it inside 'async with queue'")
+
+
+def new_id(now: float) -> bytes:
+    """A time-ordered identifier: UUID version 7, RFC 9562 section 5.7.
+
+    Args:
+        now: seconds since 1970-01-01 UTC.
+    """
+    milliseconds = int(now * 1000) & 0xFFFF_FFFF_FFFF
+    noise = int.from_bytes(secrets.token_bytes(10), "big")
+    value = (milliseconds << 80) | noise
+    value = (value & ~(0xF << 76)) | (7 << 76)
+    value = (value & ~(0x3 << 62)) | (2 << 62)
+    return value.to_bytes(16, "big")
+
+
+def task_id(task: TaskHandle[Any] | UUID | str) -> UUID:
+    """The id that a handle, a UUID or its text names.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if isinstance(task, TaskHandle):
+        return task.id
+    if isinstance(task, UUID):
+        return task
+    try:
+        return UUID(task)
+    except (ValueError, AttributeError, TypeError):
+        raise UsageError(f"a task is named by its handle or id, not by {task!r:.80}") from None
+
+
+def _state(state: State | str | None) -> State | None:
+    try:
+        return None if state is None else State(state)
+    except ValueError:
+        known = ", ".join(State)
+        raise InvalidOption(f"there is no state {state!r:.80}; there are {known}") from None
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise InvalidOption(f"{name} must be a number of seconds from 0: {value!r:.80}")
+    return value
+
+
+def _count(name: str, value: int, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidOption(f"{name} must be a whole number from {low} to {high}: {value!r:.80}")
+    return value

@@ -1,0 +1,401 @@
+"""Task functions: declared with ``@task``, found again by name, called with checked arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import FunctionType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
+from sitq.retry import Retry
+from sitq.serialization import importable_module_name
+
+__all__ = [
+    "AsyncTaskFunction",
+    "Call",
+    "Options",
+    "Registry",
+    "SyncTaskFunction",
+    "TaskFunction",
+    "check_key",
+    "check_name",
+    "check_registered",
+    "default_registry",
+    "task",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_NAME = re.compile(r"\w[\w:-]*(?:\.[\w:-]+)*")
+MAX_NAME = 255
+MAX_KEY = 512
+HORIZON = timedelta(days=36_525)
+"""How far ahead a task can be put off: a hundred years."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How calls of a task function are stored and run. Times are in seconds.
+
+    ``retry`` and ``timeout`` are those of the declaration, which a worker takes from its own
+    registry; ``call_retry`` and ``call_timeout`` were set for a call and travel with it.
+    """
+
+    queue: str = "default"
+    priority: int = 0
+    retry: Retry | None = None
+    timeout: float | None = None
+    call_retry: Retry | None = None
+    call_timeout: float | None = None
+    delay: float | None = None
+    run_at: datetime | None = None
+    key: str | None = None
+    deadline: datetime | None = None
+
+
+class TaskFunction(Generic[P, R_co]):
+    """A registered function. Calling it just calls it; enqueueing it stores a call.
+
+    Attributes:
+        name: under which workers find it.
+        function: the function itself.
+        options: how its calls are stored and run.
+        is_async: whether it is a coroutine function.
+    """
+
+    is_async: bool
+
+    def __init__(self, name: str, function: Callable[..., Any], options: Options) -> None:
+        functools.update_wrapper(self, function)
+        self.name = name
+        self.function = function
+        self.options = options
+        self._signature = inspect.signature(function)
+        self._positional = _positional_range(self._signature)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    def using(
+        self,
+        *,
+        delay: float | None = None,
+        run_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        deadline: datetime | None = None,
+    ) -> Self:
+        """A copy of this function whose calls have these options; None leaves one as it is.
+
+        Args:
+            delay: seconds to wait before the task may run.
+            run_at: the moment before which it may not run; with a time zone.
+            priority: -100 to 100; higher ones start first.
+            queue: the name of the queue.
+            key: a unique key: at most one live task has it.
+            timeout: seconds that one run may take; `math.inf` for no limit.
+            retry: when to run it again after a failure.
+            deadline: the moment at which it fails if it has not finished; with a time zone.
+
+        Raises:
+            InvalidOption: a value is outside what the option takes.
+
+        Example:
+            ``await queue.enqueue(fetch.using(delay=30, key="once"), "https://example.org")``
+        """
+        if (delay if delay is not None else self.options.delay) is not None and (
+            run_at if run_at is not None else self.options.run_at
+        ) is not None:
+            raise InvalidOption("delay and run_at exclude each other; give one of them")
+        given: dict[str, Any] = {
+            "delay": delay if delay is None else _check_delay(delay),
+            "run_at": run_at if run_at is None else _check_moment("run_at", run_at),
+            "priority": priority if priority is None else _check_priority(priority),
+            "queue": queue if queue is None else check_name("queue", queue),
+            "key": key if key is None else check_key(key),
+            "call_timeout": timeout if timeout is None else _check_timeout(timeout),
+            "call_retry": _check_retry(retry),
+            "deadline": deadline if deadline is None else _check_moment("deadline", deadline),
+        }
+        options = replace(self.options, **{k: v for k, v in given.items() if v is not None})
+        return type(self)(self.name, self.function, options)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """A call with these arguments, for ``queue.enqueue_many``.
+
+        Raises:
+            InvalidArguments: they do not fit the signature.
+        """
+        self.check(args, kwargs)
+        return Call(cast("TaskFunction[..., R_co]", self), args, kwargs)
+
+    def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Check arguments against the signature.
+
+        Raises:
+            InvalidArguments: they do not fit.
+        """
+        if not kwargs and self._positional[0] <= len(args) <= self._positional[1]:
+            return  # the usual call; `bind` takes ten times as long
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArguments(f"{self.function.__name__}() {error}") from None
+
+
+class AsyncTaskFunction(TaskFunction[P, R_co]):
+    """A registered coroutine function: it runs on the event loop of the worker."""
+
+    is_async = True
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        return self.function(*args, **kwargs)
+
+
+class SyncTaskFunction(TaskFunction[P, R_co]):
+    """A registered plain function: it runs in a thread of the worker."""
+
+    is_async = False
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        return self.function(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R_co]):
+    """A task function with its arguments, bound by ``function.call(...)``."""
+
+    function: TaskFunction[..., R_co]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTaskFunction[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncTaskFunction[P, R]: ...
+
+
+class Registry:
+    """Task functions by name. Workers call only what is in theirs."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, TaskFunction[..., Any]] = {}
+
+    @overload
+    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTaskFunction[P, R]: ...
+    @overload
+    def task(self, fn: Callable[P, R], /) -> SyncTaskFunction[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> _Decorator: ...
+    def task(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Any:
+        """Register a function, as ``@task`` or ``@task(...)``.
+
+        Args:
+            fn: a function of a module; coroutine functions run on the event loop, others in threads.
+            name: under which workers find it; default: its module and qualified name.
+            queue: the queue of its calls.
+            retry: when to run it again after a failure; default: never.
+            timeout: seconds that one run may take; None for no limit.
+            priority: of its calls, -100 to 100; higher ones start first.
+
+        Raises:
+            RegistrationRefused: it is a lambda, a closure, no function, or its name is taken.
+            InvalidOption: a value is outside what the option takes.
+        """
+        options = Options(
+            queue=check_name("queue", queue),
+            priority=_check_priority(priority),
+            retry=_check_retry(retry),
+            timeout=None if timeout is None else _check_timeout(timeout),
+        )
+
+        def register(function: Callable[..., Any]) -> TaskFunction[..., Any]:
+            return self._register(function, name, options)
+
+        return register if fn is None else register(fn)
+
+    def get(self, name: str) -> TaskFunction[..., Any] | None:
+        """The function of this name, or None."""
+        return self._functions.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._functions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._functions)
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def _register(
+        self, function: Callable[..., Any], name: str | None, options: Options
+    ) -> TaskFunction[..., Any]:
+        _refuse_unfit(function, named=name is not None)
+        chosen = name if name is not None else ".".join(_identity(function))
+        _check_function_name(chosen)
+        taken = self._functions.get(chosen)
+        if taken is not None and _identity(taken.function) != _identity(function):
+            raise RegistrationRefused(
+                f"the name {chosen!r} is taken by {'.'.join(_identity(taken.function))}; "
+                "give another one: @task(name=...)"
+            )
+        is_async = inspect.iscoroutinefunction(function)
+        made = (AsyncTaskFunction if is_async else SyncTaskFunction)(chosen, function, options)
+        self._functions[chosen] = made
+        return made
+
+
+default_registry = Registry()
+task = default_registry.task
+
+
+def check_registered(function: object) -> TaskFunction[..., Any]:
+    """The task function that was given to be enqueued.
+
+    Raises:
+        NotRegistered: it is something else.
+    """
+    if isinstance(function, TaskFunction):
+        return cast("TaskFunction[..., Any]", function)
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    raise NotRegistered(
+        f"{name!s:.200} is not a task function; decorate it with @task, and import its module in "
+        "the worker"
+    )
+
+
+def check_name(what: str, value: object) -> str:
+    """A name of a function or queue: words joined by dots, up to 255 characters.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    if isinstance(value, str) and len(value) <= MAX_NAME and _NAME.fullmatch(value):
+        return value
+    raise InvalidOption(
+        f"a {what} name is made of letters, digits, '_', '-', ':' and single dots, "
+        f"up to {MAX_NAME} characters: {value!r:.80}"
+    )
+
+
+def check_key(value: object) -> str:
+    """A unique key: printable text of up to 512 characters.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    if isinstance(value, str) and 0 < len(value) <= MAX_KEY and value.isprintable():
+        return value
+    raise InvalidOption(f"a key is printable text of 1 to {MAX_KEY} characters: {value!r:.80}")
+
+
+def _check_function_name(value: str) -> None:
+    try:
+        check_name("function", value)
+    except InvalidOption as error:
+        raise RegistrationRefused(f"{error}; give another one: @task(name=...)") from None
+
+
+def _refuse_unfit(function: object, *, named: bool) -> None:
+    if not isinstance(function, FunctionType):
+        raise RegistrationRefused(f"@task takes a function, not {type(function).__name__}")
+    name = function.__qualname__
+    if function.__name__ == "<lambda>":
+        raise RegistrationRefused("a lambda has no name for workers to find it by; use def")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise RegistrationRefused(f"{name} is a generator; a task function returns its result")
+    if "<locals>" in name and function.__closure__:
+        raise RegistrationRefused(
+            f"{name} is a closure: another process cannot have its variables; pass arguments"
+        )
+    if "<locals>" in name and not named:
+        raise RegistrationRefused(
+            f"{name} is defined inside a function: move it to its module, or give it a name: "
+            "@task(name=...)"
+        )
+
+
+def _identity(function: Callable[..., Any]) -> tuple[str, str]:
+    return importable_module_name(function.__module__), function.__qualname__
+
+
+def _positional_range(signature: inspect.Signature) -> tuple[float, float]:
+    """How few and how many positional arguments make a call that needs no closer look."""
+    least = most = 0.0
+    for parameter in signature.parameters.values():
+        required = parameter.default is parameter.empty
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            least, most = least + required, most + 1
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            most = math.inf
+        elif parameter.kind is parameter.KEYWORD_ONLY and required:
+            return math.inf, -math.inf
+    return least, most
+
+
+def _check_priority(value: object) -> int:
+    if type(value) is int and -100 <= value <= 100:
+        return value
+    raise InvalidOption(f"priority must be a whole number from -100 to 100: {value!r:.80}")
+
+
+def _check_timeout(value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise InvalidOption(f"timeout must be a number of seconds above 0: {value!r:.80}")
+
+
+def _check_delay(value: object) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if good and 0 <= value <= HORIZON.total_seconds():
+        return float(value)
+    raise InvalidOption(f"delay must be a number of seconds from 0, up to 100 years: {value!r:.80}")
+
+
+def _check_moment(name: str, value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise InvalidOption(f"{name} must be a datetime: {value!r:.80}")
+    if value.utcoffset() is None:
+        raise InvalidOption(
+            f"{name} must have a time zone, such as datetime.now(timezone.utc): {value!r:.80}"
+        )
+    if value - datetime.now(UTC) > HORIZON:
+        raise InvalidOption(f"{name} must be within 100 years: {value!r:.80}")
+    return value
+
+
+def _check_retry(value: object) -> Retry | None:
+    if value is None or isinstance(value, Retry):
+        return value
+    raise InvalidOption(f"retry must be a Retry, such as Retry(attempts=5): {value!r:.80}")

@@ -1,0 +1,149 @@
+"""When a task that failed runs again: a pure policy, from attempts and exception to a delay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeAlias
+
+import msgpack
+
+from sitq.errors import InvalidOption
+
+__all__ = ["NO_RETRY", "Retry", "type_names"]
+
+ExceptionRule: TypeAlias = type[BaseException] | str
+
+MAX_DELAY = 366 * 86_400.0
+"""No retry is put off for longer than this many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a task is run again after it failed or timed out, and how long it waits in between.
+
+    The delay before attempt ``n + 1`` is drawn evenly from ``[base, ceiling]`` where ``ceiling`` is
+    ``min(cap, base * factor ** n)``: exponential backoff with jitter, see Marc Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so that no failure
+    is retried at once.
+
+    Args:
+        attempts: how many runs a task gets in all, the first one included; at least 1.
+        base: the shortest delay, in seconds.
+        factor: by how much the ceiling of the delay grows with each attempt; at least 1.
+        cap: the longest delay, in seconds.
+        jitter: False makes every delay its ceiling.
+        retry_on: exception classes, or their qualified names (``"module.Name"``), that are retried.
+            Subclasses count. Default: every exception.
+        give_up_on: exceptions that are never retried; stronger than ``retry_on``.
+
+    Raises:
+        InvalidOption: a figure is outside its range, or a rule is not an exception class or name.
+    """
+
+    attempts: int = 3
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 600.0
+    jitter: bool = True
+    retry_on: Iterable[ExceptionRule] | None = None
+    give_up_on: Iterable[ExceptionRule] = ()
+    _retry_on: frozenset[str] | None = field(init=False, repr=False)
+    _give_up_on: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise InvalidOption(f"attempts must be a whole number from 1: {self.attempts!r}")
+        for name, low, high in (
+            ("base", 0.0, MAX_DELAY),
+            ("factor", 1.0, 1e6),
+            ("cap", self.base, MAX_DELAY),
+        ):
+            _check_number(name, getattr(self, name), low, high)
+        put = object.__setattr__
+        put(self, "_retry_on", None if self.retry_on is None else _names(self.retry_on))
+        put(self, "_give_up_on", _names(self.give_up_on))
+        put(self, "retry_on", None if self._retry_on is None else tuple(sorted(self._retry_on)))
+        put(self, "give_up_on", tuple(sorted(self._give_up_on)))
+
+    def retries(self, attempts: int, types: Set[str]) -> bool:
+        """Whether a task runs again after ``attempts`` runs, the last one ended by such an exception.
+
+        Args:
+            attempts: runs that have failed so far.
+            types: names of the exception's classes, as `type_names` gives them.
+        """
+        if attempts >= self.attempts or not self._give_up_on.isdisjoint(types):
+            return False
+        return self._retry_on is None or not self._retry_on.isdisjoint(types)
+
+    def dump(self) -> bytes:
+        """The policy as bytes, for a task that carries its own."""
+        figures = (self.attempts, self.base, self.factor, self.cap, self.jitter)
+        return msgpack.packb((*figures, self.retry_on, self.give_up_on))
+
+    @classmethod
+    def load(cls, data: bytes) -> Retry:
+        """The policy that `dump` wrote.
+
+        Raises:
+            InvalidOption: the bytes are not such a policy.
+        """
+        try:
+            attempts, base, factor, cap, jitter, retry_on, give_up_on = msgpack.unpackb(data)
+            return cls(attempts, base, factor, cap, jitter, retry_on, give_up_on)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise InvalidOption(f"the stored retry policy cannot be read: {error}") from None
+
+    def delay(self, attempts: int, rng: Random) -> float:
+        """Seconds to wait after ``attempts`` failed runs."""
+        try:
+            grown = self.base * self.factor ** (attempts - 1)
+        except OverflowError:
+            grown = math.inf
+        ceiling = min(self.cap, grown)
+        return rng.uniform(self.base, ceiling) if self.jitter else ceiling
+
+
+def type_names(error: BaseException) -> frozenset[str]:
+    """The qualified names of the classes of an exception, of its leaves if it is a group."""
+    if isinstance(error, BaseExceptionGroup):
+        pending, seen = list(error.exceptions), {id(error)}
+        names = set(_class_names(type(error)))
+        while pending:
+            member = pending.pop()
+            if id(member) in seen:
+                continue
+            seen.add(id(member))
+            if isinstance(member, BaseExceptionGroup):
+                pending.extend(member.exceptions)
+            names.update(_class_names(type(member)))
+        return frozenset(names)
+    return frozenset(_class_names(type(error)))
+
+
+def _class_names(cls: type) -> list[str]:
+    return [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__ if base is not object]
+
+
+def _names(rules: Iterable[ExceptionRule] | ExceptionRule) -> frozenset[str]:
+    listed = [rules] if isinstance(rules, (str, type)) else list(rules)
+    return frozenset(map(_name, listed))
+
+
+def _name(rule: ExceptionRule) -> str:
+    if isinstance(rule, str) and rule:
+        return rule if "." in rule else f"builtins.{rule}"
+    if isinstance(rule, type) and issubclass(rule, BaseException):
+        return f"{rule.__module__}.{rule.__qualname__}"
+    raise InvalidOption(f"retry_on and give_up_on take exception classes or their names: {rule!r}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise InvalidOption(f"{name} must be a number of seconds from {low:g} to {high:g}: {value!r}")
+
+
+NO_RETRY = Retry(attempts=1)

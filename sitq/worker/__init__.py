@@ -1,0 +1,284 @@
+"""Worker: reserves tasks and runs each in its own cancel scope, on asyncio or trio."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import math
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any
+
+import anyio
+from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group
+from anyio.abc import TaskGroup, TaskStatus
+
+from sitq.backends.base import Backend
+from sitq.backends.loop import Loop
+from sitq.context import running_task
+from sitq.errors import InvalidOption, UsageError
+from sitq.registry import Registry, check_name, default_registry
+from sitq.serialization import Serializer, default_serializer
+from sitq.worker.run import Cause
+from sitq.worker.serve import serve
+from sitq.worker.shift import Options, Shift, Stop, log_event
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Runs tasks: up to ``max_concurrency`` at a time, in one task group.
+
+    It runs in one of three ways: ``async with Worker(...)`` beside the block, ``await worker.run()``
+    until it is stopped, or in the background between ``await worker.start()`` and
+    ``await worker.stop()``. One worker runs once at a time.
+
+    Args:
+        backend: where the tasks are.
+        queues: names of the queues to serve; None serves all.
+        max_concurrency: how many tasks run at a time.
+        poll_interval: seconds after which the store is looked at although nothing announced work.
+        serializer: unpacks arguments and packs results; the same as the queue's.
+        registry: the task functions that this worker knows. Default: those of ``@task``.
+        grace: seconds that running tasks get to finish when the worker stops; then they are
+            cancelled and go back to the queue.
+        lease: seconds after which the tasks of a worker that died go back; at least 0.1.
+        crash_limit: a task under which so many workers died fails.
+        retention: seconds for which ended tasks are kept; None keeps them until they are purged.
+        unknown_after: seconds after which a task fails whose function no worker knows.
+
+    Raises:
+        InvalidOption: an option is outside what it takes.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        queues: Iterable[str] | None = None,
+        max_concurrency: int = 10,
+        poll_interval: float = 1.0,
+        serializer: Serializer | None = None,
+        registry: Registry | None = None,
+        grace: float = 20.0,
+        lease: float = 15.0,
+        crash_limit: int = 3,
+        retention: float | None = 7 * 86_400.0,
+        unknown_after: float = 300.0,
+    ) -> None:
+        self._backend = backend
+        self._serializer = serializer or default_serializer
+        self._registry = registry or default_registry
+        self._options = Options(
+            queues=_queues(queues),
+            max_concurrency=_whole("max_concurrency", max_concurrency, 1, 100_000),
+            poll_interval=_seconds("poll_interval", poll_interval, 0.001),
+            grace=_seconds("grace", grace, 0.0),
+            lease=_seconds("lease", lease, 0.1),
+            crash_limit=_whole("crash_limit", crash_limit, 1, 1_000),
+            retention=None if retention is None else _seconds("retention", retention, 0.0),
+            unknown_after=_seconds("unknown_after", unknown_after, 0.0),
+        )
+        self._running = False
+        self._intent: object | None = None
+        self._stop = Stop()
+        self._ready: anyio.Event | None = None
+        self._finished: anyio.Event | None = None
+        self._error: BaseException | None = None
+        self._host: TaskGroup | None = None
+        self._root: object = None
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Run until `stop` is called, or the caller is cancelled.
+
+        Args:
+            task_status: told once the worker runs, for ``await task_group.start(worker.run)``.
+
+        Raises:
+            UsageError: the worker runs already.
+            StoreError: the store is unusable.
+        """
+        self._begin()
+        await self._run_begun(task_status)
+
+    async def _run_begun(self, task_status: TaskStatus[None]) -> None:
+        assert self._ready is not None
+        try:
+            async with create_task_group() as host:
+                host.start_soon(self._watch_host)
+                host.start_soon(self._serve, host)
+                await self._ready.wait()
+                task_status.started()
+        finally:
+            self._end()
+        self._raise_error()
+
+    def start(self) -> Coroutine[Any, Any, None]:
+        """Run in the background; done once the worker runs.
+
+        The intent counts from the call, not from the await: a `stop` that comes first cancels it.
+
+        Raises:
+            UsageError: the worker runs already.
+            StoreError: the store is unusable.
+        """
+        intent = self._intent = object()
+        return self._start(intent)
+
+    async def stop(self) -> None:
+        """Stop gracefully: no new tasks, ``grace`` seconds for those that run, the rest goes back.
+
+        Returns when the worker has stopped; at once if it does not run.
+
+        Raises:
+            Exception: what broke the worker, if it broke in the background.
+        """
+        self._intent = None
+        if self._running:
+            self._stop.request(Cause.SHUTDOWN, self._options.grace)
+            assert self._finished is not None
+            await self._finished.wait()
+        if self._host is None:
+            self._raise_error()
+
+    async def __aenter__(self) -> Worker:
+        self._begin()
+        assert self._ready is not None
+        self._host = host = create_task_group()
+        await host.__aenter__()
+        host.start_soon(self._run_hosted)
+        try:
+            await self._ready.wait()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        host = self._host
+        assert host is not None
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        try:
+            if cancelled:
+                swallowed = await host.__aexit__(exc_type, exc, traceback)
+            else:
+                await self.stop()
+                swallowed = await host.__aexit__(None, None, None) and False
+        finally:
+            self._host = None
+        if exc is None or cancelled:
+            self._raise_error()
+        return swallowed
+
+    def _begin(self) -> None:
+        if self._running:
+            raise UsageError("the worker runs already; make another one, or stop it first")
+        self._running = True
+        self._error = None
+        self._stop = Stop()
+        self._ready = anyio.Event()
+        self._finished = anyio.Event()
+
+    def _end(self) -> None:
+        self._running = False
+        assert self._finished is not None
+        self._finished.set()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    async def _watch_host(self) -> None:
+        """Turn cancellation from the host into a stop without grace; the rest is shielded."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._stop.request(Cause.HOST_CANCELLED, 0.0)
+
+    async def _serve(self, host: TaskGroup) -> None:
+        try:
+            with CancelScope(shield=True):
+                async with self._backend:
+                    await self._serve_shifts()
+        except Exception as error:
+            self._error = error
+        finally:
+            host.cancel_scope.cancel()
+
+    async def _serve_shifts(self) -> None:
+        """One shift, and another each time the lease is lost."""
+        assert self._ready is not None
+        while self._stop.cause is None:
+            worker = await self._backend.hire(self._options.record())
+            shift = Shift(
+                self._backend, self._registry, self._serializer, self._options, worker, self._stop
+            )
+            shift.log(logging.INFO, "worker started")
+            self._ready.set()
+            await serve(shift)
+            shift.log(logging.INFO, "worker stopped")
+        self._ready.set()
+
+    async def _run_hosted(self) -> None:
+        try:
+            await self._run_begun(TASK_STATUS_IGNORED)
+        except Exception as error:
+            assert self._host is not None
+            self._error = error
+            self._host.cancel_scope.cancel()
+
+    async def _start(self, intent: object) -> None:
+        if self._intent is not intent:
+            return
+        self._begin()
+        loop = Loop()
+        context = contextvars.copy_context()
+        context.run(running_task.set, None)
+        self._root = loop.spawn(self._run_detached, "sitq worker", context)
+        assert self._ready is not None
+        await self._ready.wait()
+        if not self._running:
+            self._raise_error()
+
+    async def _run_detached(self) -> None:
+        """The root of a worker in the background: it never raises, `stop` does."""
+        try:
+            await self._run_begun(TASK_STATUS_IGNORED)
+        except Exception as error:
+            self._error = error
+            log_event(logging.CRITICAL, "worker broke", error=f"{type(error).__name__}: {error}")
+        finally:
+            assert self._ready is not None
+            self._ready.set()
+
+
+def _queues(queues: Iterable[str] | None) -> tuple[str, ...] | None:
+    if queues is None:
+        return None
+    if isinstance(queues, str):
+        raise InvalidOption(f"queues takes a list of names, such as [{queues!r:.80}]")
+    names = tuple(queues)
+    if not names:
+        raise InvalidOption("queues must name a queue at least; None serves all")
+    for name in names:
+        check_name("queue", name)
+    return names
+
+
+def _whole(name: str, value: int, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise InvalidOption(f"{name} must be a whole number from {low} to {high}: {value!r:.80}")
+    return value
+
+
+def _seconds(name: str, value: float, low: float) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not low <= value < math.inf:
+        raise InvalidOption(f"{name} must be a number of seconds from {low:g}: {value!r:.80}")
+    return float(value)

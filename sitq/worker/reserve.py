@@ -1,0 +1,101 @@
+"""Waits for work and fills the free slots."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import anyio
+from anyio import WouldBlock
+from anyio.abc import TaskGroup
+
+from sitq.backends.base import Wanted
+from sitq.errors import StoreUnavailable
+from sitq.worker.run import Run, perform
+from sitq.worker.shift import Shift
+
+__all__ = ["reserve"]
+
+MAX_BATCH = 1_000
+
+
+async def reserve(shift: Shift, runs: TaskGroup) -> None:
+    """Reserve and start tasks until the worker is to stop."""
+    while not shift.is_stopping():
+        slots: list[object] = []
+        with shift.stop.interruptible():
+            await _borrow(shift, slots)
+        token = shift.backend.token()
+        due = None
+        if slots and not shift.is_stopping():
+            due = await _reserve(shift, len(slots))
+        full = len(shift.fresh) == len(slots)
+        for run in shift.fresh:
+            _start(shift, runs, run, slots.pop())
+        shift.fresh.clear()
+        for slot in slots:
+            shift.slots.release_on_behalf_of(slot)
+        if not full and not shift.is_stopping():
+            with shift.stop.interruptible():
+                await _wait(shift, token, due)
+
+
+async def _borrow(shift: Shift, slots: list[object]) -> None:
+    """Wait for a free slot, and take the others that are free too."""
+    slot = object()
+    await shift.slots.acquire_on_behalf_of(slot)
+    slots.append(slot)
+    with suppress(WouldBlock):
+        while len(slots) < MAX_BATCH:
+            slot = object()
+            shift.slots.acquire_on_behalf_of_nowait(slot)
+            slots.append(slot)
+
+
+async def _reserve(shift: Shift, limit: int) -> float | None:
+    """Reserve up to ``limit`` tasks. Returns when the next one is due."""
+    shift.unknown = {name for name in shift.unknown if shift.registry.get(name) is None}
+    wanted = Wanted(
+        limit, shift.options.queues, tuple(sorted(shift.unknown)), not shift.holds_suspect()
+    )
+    try:
+        return await shift.backend.reserve(shift.worker, wanted, shift.receive)
+    except StoreUnavailable as error:
+        shift.log(logging.WARNING, "cannot reserve for now", error=error)
+        return None
+
+
+def _start(shift: Shift, runs: TaskGroup, run: Run, slot: object) -> None:
+    if run.function is None and run.task.name not in shift.unknown:
+        shift.unknown.add(run.task.name)
+        shift.log(
+            logging.WARNING,
+            "unknown task function: left to workers that import its module",
+            name=run.task.name,
+        )
+    shift.running += 1
+    runs.start_soon(_run, shift, run, slot)
+
+
+async def _run(shift: Shift, run: Run, slot: object) -> None:
+    now = shift.backend.clock.time()
+    try:
+        await perform(run, shift.serializer, shift.threads, now, shift.is_closing)
+    finally:
+        shift.running -= 1
+        shift.slots.release_on_behalf_of(slot)
+        shift.end(run)
+        if not shift.running:
+            shift.nothing_runs.set()
+
+
+async def _wait(shift: Shift, token: int, due: float | None) -> None:
+    """Wait for a change, the next due time, the fallback interval, or the end."""
+    pause = shift.options.poll_interval
+    if due is not None:
+        pause = min(pause, max(0.0, due - shift.backend.clock.time()))
+    with anyio.move_on_after(pause):
+        try:
+            await shift.backend.changed(token)
+        except StoreUnavailable:
+            await anyio.sleep(pause)

@@ -1,0 +1,196 @@
+"""Runs one task in a cancel scope of its own and says how it ended. It returns normally, always."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import anyio
+from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class, to_thread
+
+from sitq.context import CurrentTask, running_task
+from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
+from sitq.failure import describe, pack_error
+from sitq.handle import moment
+from sitq.model import Outcome, OutcomeKind, Reservation
+from sitq.registry import TaskFunction
+from sitq.retry import NO_RETRY, Retry, type_names
+from sitq.serialization import Serializer, pack, unpack_arguments
+
+__all__ = ["Cause", "Run", "perform"]
+
+
+class Cause(StrEnum):
+    """Why a run's scope was cancelled; recorded before it is."""
+
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+    HOST_CANCELLED = "host cancelled"
+    LEASE_LOST = "lease lost"
+
+
+_ENDS = {
+    Cause.CANCEL: Outcome(OutcomeKind.CANCELLED),
+    Cause.SHUTDOWN: Outcome(OutcomeKind.RELEASED),
+    Cause.HOST_CANCELLED: Outcome(OutcomeKind.RELEASED),
+    Cause.LEASE_LOST: Outcome(OutcomeKind.LOST),
+}
+
+
+class Run:
+    """A task that this worker holds: its reservation, and its outcome once it is known.
+
+    Args:
+        task: the reservation.
+        function: what it calls; None if this worker does not know it.
+    """
+
+    __slots__ = (
+        "cause",
+        "cancel_called",
+        "ends_by_deadline",
+        "function",
+        "outcome",
+        "retry",
+        "scope",
+        "task",
+        "timeout",
+    )
+
+    def __init__(self, task: Reservation, function: TaskFunction[..., Any] | None) -> None:
+        self.task = task
+        self.function = function
+        self.scope: CancelScope | None = None
+        self.cause: Cause | None = None
+        self.cancel_called = False
+        self.ends_by_deadline = False
+        self.outcome: Outcome | None = None
+        self.retry = _policy(task, function)
+        self.timeout = task.timeout
+        if self.timeout is None and function is not None:
+            self.timeout = function.options.timeout
+
+    def stop(self, cause: Cause) -> None:
+        """Cancel the run, for this reason unless there is one already."""
+        if self.cause is None:
+            self.cause = cause
+        self.cancel_called = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+async def perform(
+    run: Run, serializer: Serializer, threads: CapacityLimiter, now: float, is_closing: Callable[[], bool]
+) -> None:
+    """Call the function of a run in its scope, and put the outcome into ``run.outcome``.
+
+    Args:
+        run: the task to run.
+        serializer: unpacks the arguments and packs the result.
+        threads: the limiter of the threads that sync functions run in.
+        now: the wall clock, in seconds.
+        is_closing: whether the worker has cancelled its own task group.
+    """
+    outcome: Outcome | None = None
+    try:
+        with CancelScope(deadline=_scope_deadline(run, now)) as run.scope:
+            if run.cause is None:
+                outcome = await _call(run, serializer, threads)
+        if outcome is None:
+            outcome = _interrupted(run)
+    except BaseException as error:
+        if isinstance(error, get_cancelled_exc_class()) and is_closing():
+            run.outcome = _ENDS[run.cause or Cause.HOST_CANCELLED]
+            raise
+        outcome = _raised(run, error)
+    run.outcome = outcome
+
+
+async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome:
+    function = run.function
+    if function is None:
+        return Outcome(OutcomeKind.RELEASED, unknown=True)
+    task = run.task
+    what = f"of {task.name}"
+    try:
+        args, kwargs = unpack_arguments(serializer, task.arguments, f"the arguments {what}")
+        function.check(args, kwargs)
+    except Exception as error:
+        return _failed(error, final=True)
+    running_task.set(_current_task(run))
+    if function.is_async:
+        value = await function.function(*args, **kwargs)
+    else:
+        call = partial(function.function, *args, **kwargs)
+        value = await to_thread.run_sync(call, limiter=threads)
+    return _returned(value, serializer, f"the result {what}")
+
+
+def _returned(value: Any, serializer: Serializer, what: str) -> Outcome:
+    if inspect.iscoroutine(value):
+        value.close()  # it would warn that nobody awaited it
+    try:
+        return Outcome(OutcomeKind.SUCCEEDED, value=pack(serializer, value, what))
+    except NotSerializable as error:
+        return _failed(error, final=True)
+
+
+def _raised(run: Run, error: BaseException) -> Outcome:
+    """A cause that was recorded explains whatever was raised after it."""
+    if run.cause is not None or (run.scope is not None and run.scope.cancel_called):
+        return _interrupted(run)
+    return _failed(error)
+
+
+def _interrupted(run: Run) -> Outcome:
+    if run.cause is not None and run.cause is not Cause.TIMEOUT:
+        return _ENDS[run.cause]
+    if run.ends_by_deadline:
+        return _failed(DeadlinePassed("the deadline passed while the task ran"), final=True)
+    error = TaskTimedOut(f"the task ran for longer than its timeout of {run.timeout} s")
+    return _failed(error, kind=OutcomeKind.TIMED_OUT)
+
+
+def _failed(
+    error: BaseException, *, final: bool = False, kind: OutcomeKind = OutcomeKind.FAILED
+) -> Outcome:
+    return Outcome(
+        kind, error=pack_error(describe(error)), types=type_names(error), final=final
+    )
+
+
+def _scope_deadline(run: Run, now: float) -> float:
+    left = math.inf if run.timeout is None else run.timeout
+    if run.task.deadline is not None and run.task.deadline - now <= left:
+        run.ends_by_deadline = True
+        left = run.task.deadline - now
+    return anyio.current_time() + left
+
+
+def _policy(task: Reservation, function: TaskFunction[..., Any] | None) -> Retry:
+    if task.retry is not None:
+        try:
+            return Retry.load(task.retry)
+        except InvalidOption:  # written by a stranger: the function's own policy holds
+            pass
+    declared = None if function is None else function.options.retry
+    return declared or NO_RETRY
+
+
+def _current_task(run: Run) -> CurrentTask:
+    task = run.task
+    return CurrentTask(
+        id=UUID(bytes=task.id),
+        name=task.name,
+        queue=task.queue,
+        attempt=task.attempts + 1,
+        enqueued_at=moment(task.enqueued),
+        deadline=None if task.deadline is None else moment(task.deadline),
+        _run=run,
+    )

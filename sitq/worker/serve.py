@@ -1,0 +1,106 @@
+"""Serves one shift: the task group of a running worker, opened, wound down, and left clean."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+from anyio import create_task_group
+
+from sitq.backends.loop import Loop
+from sitq.errors import StoreError
+from sitq.lease import Heartbeat
+from sitq.worker.reserve import reserve
+from sitq.worker.run import Cause
+from sitq.worker.settle import settle, settle_all
+from sitq.worker.shift import Shift
+from sitq.worker.upkeep import sweep, watch_cancels
+
+__all__ = ["serve"]
+
+SETTLE_LIMIT = 10.0
+"""Seconds for which a worker that stops goes on trying to settle while the store is unavailable."""
+REOPEN_PAUSE = 0.1
+THREADS_NOTICE = 10.0
+"""Seconds after which a stop says that it still waits for threads."""
+
+
+async def serve(shift: Shift) -> None:
+    """Reserve, run and settle until the worker is to stop, and leave nothing behind."""
+    heartbeat = _start_heartbeat(shift)
+    try:
+        while not shift.is_stopping():
+            await _serve_group(shift)
+        await _settle_rest(shift)
+        await shift.backend.dismiss(shift.worker)
+    finally:
+        if heartbeat is not None:
+            await anyio.to_thread.run_sync(heartbeat.stop)
+
+
+async def _serve_group(shift: Shift) -> None:
+    """One task group, to its end. A function can break it; then what is left goes back."""
+    try:
+        async with create_task_group() as group:
+            shift.is_closing = lambda: group.cancel_scope.cancel_called
+            group.start_soon(settle, shift)
+            group.start_soon(sweep, shift)
+            group.start_soon(watch_cancels, shift)
+            await reserve(shift, group)
+            await _wind_down(shift)
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        store = _first_store_error(errors)
+        if store is not None:
+            raise store from None
+        shift.log(logging.ERROR, "task group broke: opened again", error=repr(errors.exceptions[0]))
+    if not shift.is_stopping():
+        await _settle_rest(shift)
+        await anyio.sleep(REOPEN_PAUSE)
+
+
+async def _wind_down(shift: Shift) -> None:
+    """Give running tasks their grace, cancel the rest, and settle what has ended."""
+    with shift.stop.grace():
+        await shift.all_ended()
+    shift.stop_runs(shift.stop.cause or Cause.LEASE_LOST)
+    while shift.running:
+        with anyio.move_on_after(THREADS_NOTICE):
+            await shift.all_ended()
+        if shift.running:
+            shift.log(logging.WARNING, "still waits for tasks that do not end", tasks=shift.running)
+    shift.closed = True
+    shift.something_ended.set()
+    with anyio.move_on_after(SETTLE_LIMIT):
+        await shift.all_settled.wait()
+
+
+async def _settle_rest(shift: Shift) -> None:
+    """Nothing runs any more: what is still held is settled, or goes back."""
+    shift.running = 0
+    shift.give_back()
+    with anyio.move_on_after(SETTLE_LIMIT) as limit:
+        await settle_all(shift)
+    if limit.cancelled_caught:
+        shift.log(logging.ERROR, "could not settle: left to the lease", tasks=len(shift.held))
+
+
+def _start_heartbeat(shift: Shift) -> Heartbeat | None:
+    heart = shift.backend.heart(shift.worker)
+    if heart is None:
+        return None
+    loop = Loop()
+    heartbeat = Heartbeat(heart, shift.options.lease / 3, lambda: loop.call(shift.lose_lease))
+    heartbeat.start()
+    return heartbeat
+
+
+def _first_store_error(errors: BaseExceptionGroup[BaseException]) -> StoreError | None:
+    for error in errors.exceptions:
+        if isinstance(error, StoreError):
+            return error
+        if isinstance(error, BaseExceptionGroup):
+            found = _first_store_error(error)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,187 @@
+"""One run of a worker from its start to its stop: its lease, its slots, and what it holds."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from anyio import CancelScope, CapacityLimiter
+
+from sitq.backends.base import Backend
+from sitq.model import Outcome, OutcomeKind, Reservation, WorkerRecord
+from sitq.registry import Registry
+from sitq.serialization import Serializer
+from sitq.worker.run import Cause, Run
+
+__all__ = ["Options", "Shift", "Stop", "log_event", "logger"]
+
+logger = logging.getLogger("sitq.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a worker was told. Times are in seconds."""
+
+    queues: tuple[str, ...] | None
+    max_concurrency: int
+    poll_interval: float
+    grace: float
+    lease: float
+    crash_limit: int
+    retention: float | None
+    unknown_after: float
+
+    def record(self) -> WorkerRecord:
+        """What the other workers may know."""
+        return WorkerRecord(
+            host=platform.node(),
+            pid=os.getpid(),
+            queues=self.queues,
+            concurrency=self.max_concurrency,
+            lease=self.lease,
+        )
+
+
+class Stop:
+    """A request to stop, and until when running tasks may go on. Later requests only shorten it."""
+
+    def __init__(self) -> None:
+        self.cause: Cause | None = None
+        self._until = math.inf
+        self._scopes: set[CancelScope] = set()
+        self._grace: CancelScope | None = None
+
+    def request(self, cause: Cause, grace: float) -> None:
+        """Stop: running tasks get ``grace`` seconds from now."""
+        if self.cause is None or cause is Cause.HOST_CANCELLED:
+            self.cause = cause
+        self._until = min(self._until, anyio.current_time() + grace)
+        if self._grace is not None:
+            self._grace.deadline = self._until
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """End the waits that are `interruptible`."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[CancelScope]:
+        """A wait in this block ends when the worker is to stop."""
+        with CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    @contextmanager
+    def grace(self) -> Iterator[None]:
+        """The block ends with the grace."""
+        with CancelScope(deadline=self._until) as self._grace:
+            yield
+
+
+@dataclass(slots=True, eq=False)
+class Shift:
+    """What the parts of a running worker share.
+
+    ``held`` is everything that was reserved and is not settled yet: nothing leaves it but by a
+    settle that was done, or by a lease that was lost.
+    """
+
+    backend: Backend
+    registry: Registry
+    serializer: Serializer
+    options: Options
+    worker: int
+    stop: Stop
+    slots: CapacityLimiter = field(init=False)
+    threads: CapacityLimiter = field(init=False)
+    held: dict[int, Run] = field(default_factory=dict[int, Run])
+    fresh: list[Run] = field(default_factory=list[Run])
+    """Reserved, not yet started."""
+    ended: list[Run] = field(default_factory=list[Run])
+    """Ended, not yet settled."""
+    unknown: set[str] = field(default_factory=set[str])
+    rng: random.Random = field(default_factory=random.Random)
+    running: int = 0
+    something_ended: anyio.Event = field(default_factory=anyio.Event)
+    nothing_runs: anyio.Event = field(default_factory=anyio.Event)
+    closed: bool = False
+    """Nothing runs any more; what has ended is still settled."""
+    all_settled: anyio.Event = field(default_factory=anyio.Event)
+    lease_lost: bool = False
+    is_closing: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.slots = CapacityLimiter(self.options.max_concurrency)
+        # A bound of its own could deadlock functions that wait for each other: the slot is the bound.
+        self.threads = CapacityLimiter(math.inf)
+
+    def receive(self, tasks: list[Reservation]) -> None:
+        """What was reserved is held from here on, whoever asked for it."""
+        for task in tasks:
+            run = Run(task, self.registry.get(task.name))
+            self.held[task.seq] = run
+            self.fresh.append(run)
+
+    def end(self, run: Run) -> None:
+        """A run has its outcome: it waits to be settled."""
+        self.ended.append(run)
+        self.something_ended.set()
+
+    def stop_runs(self, cause: Cause) -> None:
+        """Cancel every run that has not ended."""
+        for run in tuple(self.held.values()):
+            if run.outcome is None:
+                run.stop(cause)
+
+    def is_stopping(self) -> bool:
+        """Whether nothing is to be reserved any more."""
+        return self.lease_lost or self.stop.cause is not None
+
+    async def all_ended(self) -> None:
+        """Wait until no task runs."""
+        while self.running:
+            self.nothing_runs = anyio.Event()
+            await self.nothing_runs.wait()
+
+    def give_back(self) -> None:
+        """What is held without an outcome goes back; for when its run can end no more."""
+        for run in self.held.values():
+            if run.outcome is None:
+                run.outcome = Outcome(OutcomeKind.RELEASED)
+            if run not in self.ended:
+                self.end(run)
+
+    def lose_lease(self) -> None:
+        """Our tasks were given to others: end them here, and settle none."""
+        if not self.lease_lost:
+            self.lease_lost = True
+            self.log(logging.ERROR, "lease lost: its tasks were given back", held=len(self.held))
+            self.stop.interrupt()
+            self.stop_runs(Cause.LEASE_LOST)
+
+    def holds_suspect(self) -> bool:
+        """Whether a task is held under which a worker died."""
+        return any(run.task.crashes for run in self.held.values())
+
+    def log(self, level: int, event: str, **details: Any) -> None:
+        """One event, with what it is about; never arguments or results of tasks."""
+        log_event(level, event, worker=self.worker, **details)
+
+
+def log_event(level: int, event: str, **details: Any) -> None:
+    """Write one event to the log ``sitq.worker``: a sentence, then ``name=value`` pairs."""
+    if logger.isEnabledFor(level):
+        pairs = " ".join(f"{name}={value!s}" for name, value in details.items())
+        logger.log(level, "%s %s", event, pairs.encode("unicode_escape").decode("ascii"))

@@ -1,0 +1,69 @@
+"""What a worker does beside running tasks: sweeps for lost and expired ones, looks for cancels."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+
+from sitq.backends.base import Filter
+from sitq.errors import StoreUnavailable
+from sitq.worker.run import Cause
+from sitq.worker.shift import Shift
+
+__all__ = ["sweep", "watch_cancels"]
+
+PRUNE_BATCH = 500
+CANCEL_SPACING = 0.02
+"""Seconds between two looks for cancelled tasks while there are many changes."""
+
+
+async def sweep(shift: Shift) -> None:
+    """Three times a lease: take back what dead workers held, fail what cannot run, prune."""
+    while True:
+        try:
+            await _recover(shift)
+            await _prune(shift)
+        except StoreUnavailable as error:
+            shift.log(logging.WARNING, "cannot sweep for now", error=error)
+        await anyio.sleep(shift.options.lease / 3)
+
+
+async def watch_cancels(shift: Shift) -> None:
+    """Cancel the runs that somebody asked to cancel."""
+    while True:
+        token = shift.backend.token()
+        try:
+            if shift.held:
+                for seq in await shift.backend.cancelled(shift.worker):
+                    run = shift.held.get(seq)
+                    if run is not None:
+                        run.stop(Cause.CANCEL)
+            await anyio.sleep(CANCEL_SPACING)
+            await shift.backend.changed(token)
+        except StoreUnavailable:
+            await anyio.sleep(shift.options.poll_interval)
+
+
+async def _recover(shift: Shift) -> None:
+    options = shift.options
+    found = await shift.backend.recover(
+        shift.worker, crash_limit=options.crash_limit, unknown_after=options.unknown_after
+    )
+    for change in found.crashed:
+        shift.log(
+            logging.WARNING, "taken from a dead worker", seq=change.seq, crashes=change.crashes
+        )
+    for change in found.settled:
+        shift.log(logging.WARNING, "failed: it could not run in time", seq=change.seq)
+    if not found.lease_held:
+        shift.lose_lease()
+
+
+async def _prune(shift: Shift) -> None:
+    if shift.options.retention is None:
+        return
+    before = shift.backend.clock.time() - shift.options.retention
+    deleted = PRUNE_BATCH
+    while deleted == PRUNE_BATCH:
+        deleted = await shift.backend.prune(Filter(), ended_before=before, limit=PRUNE_BATCH)
