@@ -15,7 +15,7 @@ class Clock:
         return time.time()
 
     def monotonic(self) -> float:
-        """A clock that never jumps, one for all processes of a machine. Leases are measured by it."""
+        """A clock that never jumps, one for all processes of a machine: leases run by it."""
         return time.monotonic()
 
 

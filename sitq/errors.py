@@ -73,7 +73,7 @@ class NotOpen(UsageError):
 
 
 class WrongState(UsageError):
-    """A task is in a state in which the request makes no sense, such as a retry of a running one."""
+    """A task is in a state in which the request makes no sense, as a retry of a running one."""
 
 
 class KeyTaken(UsageError):

@@ -11,7 +11,7 @@ import re
 import sys
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
@@ -315,15 +315,22 @@ def _from_map(stored: dict[str, Any], depth: int) -> ErrorInfo:
         type=_stored_text(stored["type"], _TYPE),
         message=_stored_text(stored["message"], _MESSAGE),
         traceback=_stored_text(stored.get("traceback", ""), _TRACEBACK),
-        notes=tuple(_stored_text(note, _NOTE) for note in stored.get("notes", ())),
+        notes=tuple(_stored_text(note, _NOTE) for note in _stored_list(stored, "notes")[:_NOTES]),
         cause=_from_map(cause, depth - 1) if cause is not None and depth else None,
         members=tuple(
-            _from_map(member, depth - 1) for member in stored.get("members", ()) if depth
+            _from_map(member, depth - 1) for member in _stored_list(stored, "members") if depth
         ),
     )
 
 
-def _stored_text(value: Any, limit: int) -> str:
-    if type(value) is not str:
-        raise TypeError(f"text expected, not {type(value).__name__}")
+def _stored_list(stored: dict[str, Any], name: str) -> list[Any]:
+    value = stored.get(name, [])
+    if not isinstance(value, list):
+        raise TypeError(f"{name} should be a list")
+    return cast("list[Any]", value)
+
+
+def _stored_text(value: object, limit: int) -> str:
+    if not isinstance(value, str):
+        raise TypeError("text is missing")
     return _clean(value, limit)

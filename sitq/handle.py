@@ -87,7 +87,7 @@ class TaskHandle(Generic[R_co]):
         state = await self._backend.cancel(self.id.bytes)
         if state is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
-        return state in (State.CANCELLED, State.RUNNING)
+        return state in (State.PENDING, State.RUNNING)
 
 
 async def wait_for_row(backend: Backend, id: UUID, timeout: float) -> TaskRow | None:
@@ -110,13 +110,15 @@ def value_of(result: Result) -> Any:
 def to_result(row: TaskRow, serializer: Serializer) -> Result:
     """The result of a task that has ended."""
     assert row.ended is not None
-    succeeded = row.state is State.SUCCEEDED and row.value is not None
+    value = None
+    if row.state is State.SUCCEEDED and row.value is not None:
+        value = unpack(serializer, row.value, f"the result of {row.name}")
     return Result(
         id=UUID(bytes=row.id),
         name=row.name,
         queue=row.queue,
         state=row.state,
-        value=unpack(serializer, row.value, f"the result of {row.name}") if succeeded else None,
+        value=value,
         error=None if row.error is None else unpack_error(row.error),
         attempts=row.attempts,
         enqueued_at=moment(row.enqueued),

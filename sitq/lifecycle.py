@@ -114,7 +114,9 @@ def settle(
         case OutcomeKind.CANCELLED:
             return _change(task, Event.CANCEL)
         case OutcomeKind.RELEASED:
-            return _change(task, Event.CANCEL) if cancel_requested else _released(task, outcome, now)
+            return (
+                _change(task, Event.CANCEL) if cancel_requested else _released(task, outcome, now)
+            )
         case OutcomeKind.FAILED | OutcomeKind.TIMED_OUT:
             return _failed(task, retry, outcome, now, rng, cancel_requested)
 

@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
 
 class NewTask(NamedTuple):
-    """A call, packed and checked, as it is handed to a backend. Times are seconds since 1970 UTC."""
+    """A call, packed and checked, as a backend takes it. Times are seconds since 1970 UTC."""
 
     id: bytes
     name: str

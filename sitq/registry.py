@@ -74,7 +74,7 @@ class TaskFunction(Generic[P, R_co]):
     is_async: bool
 
     def __init__(self, name: str, function: Callable[..., Any], options: Options) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(cast("Any", self), function)
         self.name = name
         self.function = function
         self.options = options
@@ -182,8 +182,11 @@ class Call(Generic[R_co]):
 
 
 class _Decorator(Protocol):
+    # A coroutine function is a plain function too; the first overload that fits is taken.
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTaskFunction[P, R]: ...
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTaskFunction[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> SyncTaskFunction[P, R]: ...
 
@@ -195,12 +198,15 @@ class Registry:
         self._functions: dict[str, TaskFunction[..., Any]] = {}
 
     @overload
-    def task(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTaskFunction[P, R]: ...
+    def task(  # pyright: ignore[reportOverlappingOverload]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncTaskFunction[P, R]: ...
     @overload
     def task(self, fn: Callable[P, R], /) -> SyncTaskFunction[P, R]: ...
     @overload
     def task(
         self,
+        /,
         *,
         name: str | None = None,
         queue: str = "default",
@@ -222,7 +228,7 @@ class Registry:
         """Register a function, as ``@task`` or ``@task(...)``.
 
         Args:
-            fn: a function of a module; coroutine functions run on the event loop, others in threads.
+            fn: a function of a module; coroutine functions run on the loop, others in threads.
             name: under which workers find it; default: its module and qualified name.
             queue: the queue of its calls.
             retry: when to run it again after a failure; default: never.
@@ -271,7 +277,10 @@ class Registry:
                 "give another one: @task(name=...)"
             )
         is_async = inspect.iscoroutinefunction(function)
-        made = (AsyncTaskFunction if is_async else SyncTaskFunction)(chosen, function, options)
+        kind = cast(
+            "type[TaskFunction[..., Any]]", AsyncTaskFunction if is_async else SyncTaskFunction
+        )
+        made = kind(chosen, function, options)
         self._functions[chosen] = made
         return made
 
@@ -377,8 +386,11 @@ def _check_timeout(value: object) -> float:
 
 
 def _check_delay(value: object) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if good and 0 <= value <= HORIZON.total_seconds():
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 <= value <= HORIZON.total_seconds()
+    ):
         return float(value)
     raise InvalidOption(f"delay must be a number of seconds from 0, up to 100 years: {value!r:.80}")
 

@@ -6,15 +6,17 @@ import math
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
-import msgpack
+import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from sitq.errors import InvalidOption
 
 __all__ = ["NO_RETRY", "Retry", "type_names"]
 
 ExceptionRule: TypeAlias = type[BaseException] | str
+
+_msgpack: Any = msgpack  # it ships no types
 
 MAX_DELAY = 366 * 86_400.0
 """No retry is put off for longer than this many seconds."""
@@ -24,9 +26,9 @@ MAX_DELAY = 366 * 86_400.0
 class Retry:
     """How often a task is run again after it failed or timed out, and how long it waits in between.
 
-    The delay before attempt ``n + 1`` is drawn evenly from ``[base, ceiling]`` where ``ceiling`` is
-    ``min(cap, base * factor ** n)``: exponential backoff with jitter, see Marc Brooker, "Exponential
-    Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so that no failure
+    The delay after ``n`` failed runs is drawn evenly from ``[base, ceiling]``, where ``ceiling`` is
+    ``min(cap, base * factor ** (n - 1))``: exponential backoff with jitter, see
+    Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so that no failure
     is retried at once.
 
     Args:
@@ -69,7 +71,7 @@ class Retry:
         put(self, "give_up_on", tuple(sorted(self._give_up_on)))
 
     def retries(self, attempts: int, types: Set[str]) -> bool:
-        """Whether a task runs again after ``attempts`` runs, the last one ended by such an exception.
+        """Whether a task runs again after ``attempts`` runs, the last ended by such an exception.
 
         Args:
             attempts: runs that have failed so far.
@@ -82,7 +84,7 @@ class Retry:
     def dump(self) -> bytes:
         """The policy as bytes, for a task that carries its own."""
         figures = (self.attempts, self.base, self.factor, self.cap, self.jitter)
-        return msgpack.packb((*figures, self.retry_on, self.give_up_on))
+        return _msgpack.packb((*figures, self.retry_on, self.give_up_on))
 
     @classmethod
     def load(cls, data: bytes) -> Retry:
@@ -92,7 +94,7 @@ class Retry:
             InvalidOption: the bytes are not such a policy.
         """
         try:
-            attempts, base, factor, cap, jitter, retry_on, give_up_on = msgpack.unpackb(data)
+            attempts, base, factor, cap, jitter, retry_on, give_up_on = _msgpack.unpackb(data)
             return cls(attempts, base, factor, cap, jitter, retry_on, give_up_on)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise InvalidOption(f"the stored retry policy cannot be read: {error}") from None
@@ -108,20 +110,17 @@ class Retry:
 
 
 def type_names(error: BaseException) -> frozenset[str]:
-    """The qualified names of the classes of an exception, of its leaves if it is a group."""
-    if isinstance(error, BaseExceptionGroup):
-        pending, seen = list(error.exceptions), {id(error)}
-        names = set(_class_names(type(error)))
-        while pending:
-            member = pending.pop()
-            if id(member) in seen:
-                continue
-            seen.add(id(member))
-            if isinstance(member, BaseExceptionGroup):
-                pending.extend(member.exceptions)
-            names.update(_class_names(type(member)))
-        return frozenset(names)
-    return frozenset(_class_names(type(error)))
+    """The qualified names of the classes of an exception, and of its members if it is a group."""
+    names: set[str] = set()
+    pending, seen = [error], set[int]()
+    while pending:
+        one = pending.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            names.update(_class_names(type(one)))
+            if isinstance(one, BaseExceptionGroup):
+                pending.extend(cast("BaseExceptionGroup[BaseException]", one).exceptions)
+    return frozenset(names)
 
 
 def _class_names(cls: type) -> list[str]:
@@ -143,7 +142,9 @@ def _name(rule: ExceptionRule) -> str:
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a number of seconds from {low:g} to {high:g}: {value!r}")
+        raise InvalidOption(
+            f"{name} must be a number of seconds from {low:g} to {high:g}: {value!r}"
+        )
 
 
 NO_RETRY = Retry(attempts=1)

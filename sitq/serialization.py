@@ -108,7 +108,7 @@ def pack(serializer: Serializer, obj: Any, what: str) -> bytes:
 
 
 def pack_arguments(
-    serializer: Serializer, args: Sequence[Any], kwargs: dict[str, Any], what: str
+    serializer: Serializer, args: Sequence[Any], kwargs: Mapping[str, Any], what: str
 ) -> bytes:
     """The bytes of the arguments of a call; messages say which, such as ``kwargs["url"]["x"]``.
 

@@ -168,7 +168,7 @@ class Backend(Protocol):
         ...
 
     async def cancel(self, id: bytes) -> State | None:
-        """Cancel a pending task, or ask the worker of a running one. Returns the state it is in."""
+        """Cancel a pending task, or ask the worker of a running one. Returns the state it was in."""
         ...
 
     async def revive(self, id: bytes) -> State | None:
@@ -206,5 +206,3 @@ class Backend(Protocol):
     async def changed(self, token: int) -> None:
         """Wait for such a change, by this process or another, since ``token`` was taken."""
         ...
-
-

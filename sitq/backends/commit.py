@@ -35,7 +35,7 @@ class Poster(Protocol):
         work: Callable[[Any], Any],
         done: Callable[[Any, BaseException | None], None],
     ) -> None:
-        """Run ``work(connection)`` on the owning thread, then ``done(result, error)`` on the loop."""
+        """Run ``work(connection)`` on the owning thread; ``done(result, error)`` on the loop."""
         ...
 
     def soon(self, callback: Callable[[], None]) -> None:
@@ -54,7 +54,17 @@ class Operation(Generic[C, T]):
         deliver: takes the result on the event loop, whether or not the caller still waits.
     """
 
-    __slots__ = ("answered", "apply", "deliver", "error", "event", "needed", "result", "rows", "size")
+    __slots__ = (
+        "answered",
+        "apply",
+        "deliver",
+        "error",
+        "event",
+        "needed",
+        "result",
+        "rows",
+        "size",
+    )
 
     def __init__(
         self,

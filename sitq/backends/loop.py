@@ -42,7 +42,6 @@ class Loop:
         """Whether the loop has ended."""
         return not self.call(_nothing)
 
-
     def spawn(
         self, function: Callable[[], Coroutine[Any, Any, None]], name: str, context: Context
     ) -> object:

@@ -29,8 +29,8 @@ __all__ = ["Worker"]
 class Worker:
     """Runs tasks: up to ``max_concurrency`` at a time, in one task group.
 
-    It runs in one of three ways: ``async with Worker(...)`` beside the block, ``await worker.run()``
-    until it is stopped, or in the background between ``await worker.start()`` and
+    It runs in one of three ways: ``async with Worker(...)`` beside the block,
+    ``await worker.run()`` until it is stopped, or in the background between ``await worker.start()`` and
     ``await worker.stop()``. One worker runs once at a time.
 
     Args:

@@ -52,8 +52,8 @@ class Run:
     """
 
     __slots__ = (
-        "cause",
         "cancel_called",
+        "cause",
         "ends_by_deadline",
         "function",
         "outcome",
@@ -86,7 +86,11 @@ class Run:
 
 
 async def perform(
-    run: Run, serializer: Serializer, threads: CapacityLimiter, now: float, is_closing: Callable[[], bool]
+    run: Run,
+    serializer: Serializer,
+    threads: CapacityLimiter,
+    now: float,
+    is_closing: Callable[[], bool],
 ) -> None:
     """Call the function of a run in its scope, and put the outcome into ``run.outcome``.
 
@@ -160,9 +164,7 @@ def _interrupted(run: Run) -> Outcome:
 def _failed(
     error: BaseException, *, final: bool = False, kind: OutcomeKind = OutcomeKind.FAILED
 ) -> Outcome:
-    return Outcome(
-        kind, error=pack_error(describe(error)), types=type_names(error), final=final
-    )
+    return Outcome(kind, error=pack_error(describe(error)), types=type_names(error), final=final)
 
 
 def _scope_deadline(run: Run, now: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import anyio
 from anyio import create_task_group
@@ -56,6 +57,7 @@ async def _serve_group(shift: Shift) -> None:
         shift.log(logging.ERROR, "task group broke: opened again", error=repr(errors.exceptions[0]))
     if not shift.is_stopping():
         await _settle_rest(shift)
+        shift.renew()
         await anyio.sleep(REOPEN_PAUSE)
 
 
@@ -77,7 +79,6 @@ async def _wind_down(shift: Shift) -> None:
 
 async def _settle_rest(shift: Shift) -> None:
     """Nothing runs any more: what is still held is settled, or goes back."""
-    shift.running = 0
     shift.give_back()
     with anyio.move_on_after(SETTLE_LIMIT) as limit:
         await settle_all(shift)
@@ -100,7 +101,7 @@ def _first_store_error(errors: BaseExceptionGroup[BaseException]) -> StoreError 
         if isinstance(error, StoreError):
             return error
         if isinstance(error, BaseExceptionGroup):
-            found = _first_store_error(error)
+            found = _first_store_error(cast("BaseExceptionGroup[BaseException]", error))
             if found is not None:
                 return found
     return None

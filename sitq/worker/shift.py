@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +74,7 @@ class Stop:
             scope.cancel()
 
     @contextmanager
-    def interruptible(self) -> Iterator[CancelScope]:
+    def interruptible(self) -> Generator[CancelScope]:
         """A wait in this block ends when the worker is to stop."""
         with CancelScope() as scope:
             self._scopes.add(scope)
@@ -84,7 +84,7 @@ class Stop:
                 self._scopes.discard(scope)
 
     @contextmanager
-    def grace(self) -> Iterator[None]:
+    def grace(self) -> Generator[None]:
         """The block ends with the grace."""
         with CancelScope(deadline=self._until) as self._grace:
             yield
@@ -123,9 +123,15 @@ class Shift:
     is_closing: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        self.slots = CapacityLimiter(self.options.max_concurrency)
-        # A bound of its own could deadlock functions that wait for each other: the slot is the bound.
+        self.renew()
+        # A second bound could deadlock functions that wait for each other: the slot is the bound.
         self.threads = CapacityLimiter(math.inf)
+
+    def renew(self) -> None:
+        """Begin with every slot free: for a task group that is opened, when nothing runs."""
+        self.slots = CapacityLimiter(self.options.max_concurrency)
+        self.fresh.clear()
+        self.running = 0
 
     def receive(self, tasks: list[Reservation]) -> None:
         """What was reserved is held from here on, whoever asked for it."""

@@ -246,10 +246,9 @@ def test_nasty_exceptions_are_described(base: type[BaseException], body: dict[st
 
 def test_a_nasty_metaclass_is_described() -> None:
     class Meta(type):
-        __module__ = property(interrupt)  # type: ignore[assignment]
-        __qualname__ = property(interrupt)  # type: ignore[assignment]
+        __getattribute__ = interrupt
 
-    class Nasty(Exception, metaclass=Meta):  # noqa: N818
+    class Nasty(Exception, metaclass=Meta):
         pass
 
     assert "class" in check(describe(Nasty("x"))).type
@@ -296,10 +295,10 @@ def test_frames_of_the_machinery_below_the_task_function_stay() -> None:
 
 
 def test_a_traceback_of_machinery_alone_stays() -> None:
-    error = run_as(os.path.join(os.path.dirname(sitq.__file__), "x.py"), "def f(): 1 / 0")
+    error = run_as(os.path.join(os.path.dirname(sitq.__file__), "errors.py"), "def f(): 1 / 0")
     assert error.__traceback__ is not None
     error.__traceback__ = error.__traceback__.tb_next
-    assert "x.py" in check(describe(error)).traceback
+    assert "errors.py" in check(describe(error)).traceback
 
 
 def test_deep_tracebacks_keep_their_last_frames() -> None:
@@ -324,7 +323,7 @@ def test_long_lines_and_odd_files_are_cut(tmp_path: Path) -> None:
     long.write_text(f"def f(): raise ValueError('{'x' * 1_000_000}')")
     traceback = check(describe(run_as(str(long), long.read_text()))).traceback
     assert len(traceback) < 2000
-    for name in ("<stdin>", "\ud800\n", "a\n  File b", "n" * 100_000):
+    for name in ("<stdin>", "\x1b\r\n", "a\n  File b", "n" * 100_000):
         traceback = check(describe(run_as(name, "def f(): 1 / 0"))).traceback
         assert traceback.count("\n  File ") == 2
 
@@ -395,6 +394,7 @@ HOSTILE: dict[str, Any] = {
     "notes of a number": msgpack.packb({"type": "T", "message": "m", "notes": 1}),
     "notes of numbers": msgpack.packb({"type": "T", "message": "m", "notes": [1]}),
     "cause of text": msgpack.packb({"type": "T", "message": "m", "cause": "x"}),
+    "notes of text": msgpack.packb({"type": "T", "message": "m", "notes": "abc"}),
     "members of text": msgpack.packb({"type": "T", "message": "m", "members": ["x"]}),
     "extension": msgpack.packb({"type": "T", "message": msgpack.ExtType(1, b"x")}),
     "depth 2,000": b"\x91" * 2000 + b"\xc0",

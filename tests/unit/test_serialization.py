@@ -889,6 +889,21 @@ def test_hostile_names_reach_no_import_and_no_file() -> None:
     assert watched == []
 
 
+def test_a_list_that_changes_while_it_is_packed_is_refused() -> None:
+    @dataclass
+    class Shifty:
+        items: list[Any]
+        last: int = 0
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "last":
+                self.items.append((1,))
+            return object.__getattribute__(self, name)
+
+    with pytest.raises(NotSerializable, match="TypeError"):
+        pack(MsgpackSerializer([Shifty]), Shifty([1]), "the result of f")
+
+
 def test_threads_may_share_a_serializer() -> None:
     value = [{"k": (n, {n}, Point(n))} for n in range(300)]
     bad: list[Any] = []

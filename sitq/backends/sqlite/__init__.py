@@ -195,9 +195,7 @@ class SQLiteBackend:
 
         def sweep(connection: Connection) -> Recovered:
             now, monotonic = self._clock.time(), self._clock.monotonic()
-            return recovery.recover(
-                connection, worker, now, monotonic, crash_limit, unknown_after
-            )
+            return recovery.recover(connection, worker, now, monotonic, crash_limit, unknown_after)
 
         recovered = await opened.commit.submit(
             Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))

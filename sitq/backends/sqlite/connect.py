@@ -7,7 +7,7 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 @contextmanager
-def translated(path: str) -> Iterator[None]:
+def translated(path: str) -> Generator[None]:
     """Turns errors of SQLite that are the store's fault into those of `sitq.errors`."""
     try:
         yield
@@ -115,7 +115,7 @@ class Database:
         return connection
 
     @contextmanager
-    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+    def transaction(self, connection: sqlite3.Connection) -> Generator[None]:
         """One whole write transaction: committed at the end of the block, or rolled back."""
         with translated(self.path):
             self._begin(connection)
@@ -158,8 +158,8 @@ class Database:
     def _create_file(self) -> None:
         """Create an empty file with mode 0600, without ever closing a descriptor of a live one.
 
-        Closing any descriptor of a database drops the locks that SQLite holds on it in this process,
-        so the file is made under another name and linked.
+        Closing any descriptor of a database drops the locks that SQLite holds on it in this
+        process, so the file is made under another name and linked.
         """
         target = Path(self.path)
         if not target.parent.is_dir():

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import anyio
+from aiosqlite.core import _STOP_RUNNING_SENTINEL  # pyright: ignore[reportPrivateUsage]
 
 from sitq.backends.loop import Loop
 
@@ -26,6 +27,15 @@ Job = Callable[[], Any]
 
 CLOSE_LIMIT = 10.0
 """Seconds for which closing waits for what is under way."""
+
+
+def _nothing_to_connect() -> Any:
+    return object()
+
+
+def _stop() -> object:
+    """Ends the thread. aiosqlite's ``stop`` would tie that to an event loop that may be gone."""
+    return _STOP_RUNNING_SENTINEL
 
 
 def _close(connection: sqlite3.Connection | None) -> None:
@@ -40,15 +50,14 @@ class Driver:
         self._loop = loop
         self._connection: sqlite3.Connection | None = None
         self._put: Callable[[Job | None], object] | None = None
-        self._aiosqlite: aiosqlite.Connection | None = None
 
     async def open(self, connector: Callable[[], sqlite3.Connection]) -> None:
         """Start the thread and connect on it."""
         if self._loop.is_asyncio:
-            await self._open_aiosqlite(connector)
+            await self._open_aiosqlite()
         else:
             self._open_thread()
-            self._connection = await self.run(lambda _: connector())
+        self._connection = await self.run(lambda _: connector())
 
     def post(
         self,
@@ -96,32 +105,29 @@ class Driver:
             return
         with anyio.move_on_after(CLOSE_LIMIT, shield=True):
             await self.run(_close)
-        if self._aiosqlite is not None:
-            self._aiosqlite.stop()
-        else:
-            self._put(None)
-        self._put = None
+        self._end_thread()
 
     def abandon(self) -> None:
         """The loop has ended: close the connection and end the thread, without waiting."""
         connection = self._connection
         if self._put is not None:
             self._put(lambda: _close(connection))
-        if self._aiosqlite is not None:
-            self._aiosqlite.stop()
-        elif self._put is not None:
-            self._put(None)
-        self._put = None
+            self._end_thread()
 
-    async def _open_aiosqlite(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        opening = aiosqlite.Connection(connector, iter_chunk_size=64)
+    def _end_thread(self) -> None:
+        if self._put is not None:
+            self._put(None)
+            self._put = None
+
+    async def _open_aiosqlite(self) -> None:
+        # Only aiosqlite's thread and queue are used; what runs there connects and closes.
+        opening = aiosqlite.Connection(_nothing_to_connect, iter_chunk_size=64)
         # A program that never closes its backend must still be able to exit.
         opening._thread.daemon = True  # pyright: ignore[reportPrivateUsage]
-        opened = await opening
-        self._aiosqlite = opened
-        self._connection = opened._conn  # pyright: ignore[reportPrivateUsage]
-        queue = opened._tx  # pyright: ignore[reportPrivateUsage]
-        self._put = lambda job: job and queue.put_nowait((None, job))
+        opened: Any = await opening
+        opened._connection = None  # or it would warn that nobody closed it
+        queue = opened._tx
+        self._put = lambda job: queue.put_nowait((None, job or _stop))
 
     def _open_thread(self) -> None:
         jobs: SimpleQueue[Job | None] = SimpleQueue()

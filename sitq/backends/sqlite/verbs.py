@@ -20,7 +20,13 @@ INLINE = 1024
 """Bytes up to which a body stands in the row of its task."""
 ARGUMENTS, VALUE, ERROR = 0, 1, 2
 
-STATES = (State.PENDING, State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED)
+STATES: tuple[State, ...] = (
+    State.PENDING,
+    State.RUNNING,
+    State.SUCCEEDED,
+    State.FAILED,
+    State.CANCELLED,
+)
 NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
 
 
@@ -82,9 +88,7 @@ def next_due(connection: Connection, wanted: Wanted, now: float) -> float | None
     return min((time for time in times if time is not None), default=None)
 
 
-def reserve(
-    connection: Connection, worker: int, wanted: Wanted, now: float
-) -> list[Reservation]:
+def reserve(connection: Connection, worker: int, wanted: Wanted, now: float) -> list[Reservation]:
     """Give pending tasks to the worker, in the order in which they are to start."""
     chosen = _ready(connection, wanted, now)
     if not chosen:
@@ -184,16 +188,19 @@ def _put_big_ends(connection: Connection, changes: Sequence[Change], settled: se
                 connection.execute(SQL["put_big"], (change.seq, part, body))
 
 
-def cancel(connection: Connection, id: bytes, now: float) -> State | None:
-    """Cancel a pending task, ask the worker of a running one. Returns the state it is in then."""
+def _state_of(connection: Connection, id: bytes) -> tuple[int, State | None]:
     found = connection.execute(SQL["state_of"], (id,)).fetchone()
-    if found is None:
+    return (0, None) if found is None else (found[0], STATES[int(found[1])])
+
+
+def cancel(connection: Connection, id: bytes, now: float) -> State | None:
+    """Cancel a pending task, ask the worker of a running one. Returns the state it was in."""
+    seq, state = _state_of(connection, id)
+    if state is None:
         return None
-    seq, state = found[0], STATES[found[1]]
     if state is State.PENDING:
         number = connection.execute(SQL["raise_ended"], (1,)).fetchone()[0]
         connection.execute(SQL["cancel_pending"], (number, now, seq))
-        return State.CANCELLED
     if state is State.RUNNING:
         connection.execute(SQL["cancel_running"], (seq,))
     return state
@@ -201,10 +208,9 @@ def cancel(connection: Connection, id: bytes, now: float) -> State | None:
 
 def revive(connection: Connection, id: bytes, now: float) -> State | None:
     """Make a failed or cancelled task pending again. Returns the state it was in."""
-    found = connection.execute(SQL["state_of"], (id,)).fetchone()
-    if found is None:
+    seq, state = _state_of(connection, id)
+    if state is None:
         return None
-    seq, state = found[0], STATES[found[1]]
     try:
         connection.execute(SQL["revive"], (now, seq))
     except IntegrityError:
@@ -233,7 +239,8 @@ def counts(connection: Connection, queue: str | None) -> dict[State, int]:
         rows = connection.execute(SQL["counts"])
     else:
         rows = connection.execute(SQL["counts_of_queue"], (queue,))
-    return dict.fromkeys(STATES, 0) | {STATES[number]: count for number, count in rows}
+    found: dict[int, int] = dict(rows.fetchall())
+    return {state: found.get(number, 0) for number, state in enumerate(STATES)}
 
 
 def prune(connection: Connection, wanted: Filter, ended_before: float, limit: int) -> int:
@@ -252,7 +259,8 @@ def _filter(wanted: Filter) -> tuple[Any, ...]:
 
 
 def _task_row(row: tuple[Any, ...]) -> TaskRow:
-    return TaskRow._make((*row[:4], STATES[row[4]], *row[5:9], bool(row[9]), *row[10:]))
+    state: State = STATES[int(row[4])]
+    return TaskRow._make((*row[:4], state, *row[5:9], bool(row[9]), *row[10:]))
 
 
 def _padded_size(count: int) -> int:

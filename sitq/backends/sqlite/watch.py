@@ -1,9 +1,9 @@
 """Sees what other processes commit: a thread waits for the kernel to report writes to the log.
 
 SQLite writes the frames of a commit to the ``-wal`` file, then syncs it, and only then makes the
-commit visible. So an event means that a commit may be coming: the watcher reads ``data_version`` on
-a connection of its own, and again after a while that grows. Where the kernel has no inotify it reads
-``data_version`` every few milliseconds. In both cases it does so only while somebody waits.
+commit visible. So an event means that a commit may be coming: the watcher reads ``data_version``
+on a connection of its own, and again after a while that grows. Where the kernel has no inotify it
+reads ``data_version`` every few milliseconds. In both cases it does so only while somebody waits.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Any
 
-try:
-    from inotify_simple import INotify, flags
-except ImportError:  # not Linux
-    INotify = flags = None
+_inotify: Any = None  # it ships no types
+with suppress(ImportError):  # not Linux
+    _inotify = import_module("inotify_simple")
 
 __all__ = ["Watch"]
 
@@ -52,7 +53,7 @@ class Watch:
         self._thread.start()
 
     @contextmanager
-    def interest(self) -> Iterator[None]:
+    def interest(self) -> Generator[None]:
         """Commits of others are reported while any such block is open. On the event loop only."""
         self._interested += 1
         self._wanted.set()
@@ -118,10 +119,10 @@ class _Events:
 
     def __init__(self, path: str) -> None:
         self._wal = path + "-wal"
-        self._inotify = None
-        if INotify is not None:
+        self._inotify: Any = None
+        if _inotify is not None:
             with suppress(OSError):  # the system's limit of watches
-                self._inotify = INotify()
+                self._inotify = _inotify.INotify()
         self._armed = False
 
     def wait(self, seconds: float) -> bool:
@@ -129,7 +130,6 @@ class _Events:
         if not self._arm():
             time.sleep(POLL)
             return False
-        assert self._inotify is not None
         return self._drain(self._inotify.read(timeout=int(seconds * 1000)))
 
     def pending(self) -> bool:
@@ -143,14 +143,13 @@ class _Events:
     def _arm(self) -> bool:
         if self._inotify is not None and not self._armed and os.path.exists(self._wal):
             with suppress(OSError):
+                flags = _inotify.flags
                 self._inotify.add_watch(self._wal, flags.MODIFY | flags.DELETE_SELF)
                 self._armed = True
         return self._armed
 
-    def _drain(self, events: object) -> bool:
-        found = False
-        for event in events:  # pyright: ignore
-            found = True
-            if event.mask & (flags.IGNORED | flags.DELETE_SELF):
-                self._armed = False
-        return found
+    def _drain(self, events: Iterable[Any]) -> bool:
+        masks = [event.mask for event in events]
+        if any(mask & (_inotify.flags.IGNORED | _inotify.flags.DELETE_SELF) for mask in masks):
+            self._armed = False
+        return bool(masks)

@@ -1,0 +1,16 @@
+"""What tests of programs that use sitq need: a clock that they move, a machine that checks a store."""
+
+from __future__ import annotations
+
+from sitq.clock import ManualClock
+
+try:
+    from sitq.testing.machine import QueueMachine
+except ModuleNotFoundError as error:
+    if error.name != "hypothesis":
+        raise
+    raise ImportError(
+        "sitq.testing needs Hypothesis: pip install hypothesis", name="hypothesis"
+    ) from error
+
+__all__ = ["ManualClock", "QueueMachine"]

@@ -1,0 +1,29 @@
+"""Every async test runs on asyncio and on trio; a test that leaks a thread fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    leaked = [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
+    for thread in leaked:
+        thread.join(5)
+    assert [thread for thread in leaked if thread.is_alive()] == []
+
+
+def _ours(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    is_aiosqlite = getattr(target, "__module__", "").startswith("aiosqlite")
+    return thread.name.startswith("sitq") or is_aiosqlite
