@@ -5,26 +5,32 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import FunctionType
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
+from sitq.options import (
+    Options,
+    check_delay,
+    check_key,
+    check_moment,
+    check_name,
+    check_priority,
+    check_retry,
+    check_timeout,
+)
 from sitq.retry import Retry
 from sitq.serialization import importable_module_name
 
 __all__ = [
     "AsyncTaskFunction",
     "Call",
-    "Options",
     "Registry",
     "SyncTaskFunction",
     "TaskFunction",
-    "check_key",
-    "check_name",
     "check_registered",
     "default_registry",
     "task",
@@ -33,32 +39,6 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-_NAME = re.compile(r"\w[\w:-]*(?:\.[\w:-]+)*")
-MAX_NAME = 255
-MAX_KEY = 512
-HORIZON = timedelta(days=36_525)
-"""How far ahead a task can be put off: a hundred years."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How calls of a task function are stored and run. Times are in seconds.
-
-    ``retry`` and ``timeout`` are those of the declaration, which a worker takes from its own
-    registry; ``call_retry`` and ``call_timeout`` were set for a call and travel with it.
-    """
-
-    queue: str = "default"
-    priority: int = 0
-    retry: Retry | None = None
-    timeout: float | None = None
-    call_retry: Retry | None = None
-    call_timeout: float | None = None
-    delay: float | None = None
-    run_at: datetime | None = None
-    key: str | None = None
-    deadline: datetime | None = None
 
 
 class TaskFunction(Generic[P, R_co]):
@@ -119,14 +99,14 @@ class TaskFunction(Generic[P, R_co]):
         ) is not None:
             raise InvalidOption("delay and run_at exclude each other; give one of them")
         given: dict[str, Any] = {
-            "delay": delay if delay is None else _check_delay(delay),
-            "run_at": run_at if run_at is None else _check_moment("run_at", run_at),
-            "priority": priority if priority is None else _check_priority(priority),
+            "delay": delay if delay is None else check_delay(delay),
+            "run_at": run_at if run_at is None else check_moment("run_at", run_at),
+            "priority": priority if priority is None else check_priority(priority),
             "queue": queue if queue is None else check_name("queue", queue),
             "key": key if key is None else check_key(key),
-            "call_timeout": timeout if timeout is None else _check_timeout(timeout),
-            "call_retry": _check_retry(retry),
-            "deadline": deadline if deadline is None else _check_moment("deadline", deadline),
+            "call_timeout": timeout if timeout is None else check_timeout(timeout),
+            "call_retry": check_retry(retry),
+            "deadline": deadline if deadline is None else check_moment("deadline", deadline),
         }
         options = replace(self.options, **{k: v for k, v in given.items() if v is not None})
         return type(self)(self.name, self.function, options)
@@ -241,9 +221,9 @@ class Registry:
         """
         options = Options(
             queue=check_name("queue", queue),
-            priority=_check_priority(priority),
-            retry=_check_retry(retry),
-            timeout=None if timeout is None else _check_timeout(timeout),
+            priority=check_priority(priority),
+            retry=check_retry(retry),
+            timeout=None if timeout is None else check_timeout(timeout),
         )
 
         def register(function: Callable[..., Any]) -> TaskFunction[..., Any]:
@@ -304,31 +284,6 @@ def check_registered(function: object) -> TaskFunction[..., Any]:
     )
 
 
-def check_name(what: str, value: object) -> str:
-    """A name of a function or queue: words joined by dots, up to 255 characters.
-
-    Raises:
-        InvalidOption: it is none.
-    """
-    if isinstance(value, str) and len(value) <= MAX_NAME and _NAME.fullmatch(value):
-        return value
-    raise InvalidOption(
-        f"a {what} name is made of letters, digits, '_', '-', ':' and single dots, "
-        f"up to {MAX_NAME} characters: {value!r:.80}"
-    )
-
-
-def check_key(value: object) -> str:
-    """A unique key: printable text of up to 512 characters.
-
-    Raises:
-        InvalidOption: it is none.
-    """
-    if isinstance(value, str) and 0 < len(value) <= MAX_KEY and value.isprintable():
-        return value
-    raise InvalidOption(f"a key is printable text of 1 to {MAX_KEY} characters: {value!r:.80}")
-
-
 def _check_function_name(value: str) -> None:
     try:
         check_name("function", value)
@@ -371,43 +326,3 @@ def _positional_range(signature: inspect.Signature) -> tuple[float, float]:
         elif parameter.kind is parameter.KEYWORD_ONLY and required:
             return math.inf, -math.inf
     return least, most
-
-
-def _check_priority(value: object) -> int:
-    if type(value) is int and -100 <= value <= 100:
-        return value
-    raise InvalidOption(f"priority must be a whole number from -100 to 100: {value!r:.80}")
-
-
-def _check_timeout(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    raise InvalidOption(f"timeout must be a number of seconds above 0: {value!r:.80}")
-
-
-def _check_delay(value: object) -> float:
-    if (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and 0 <= value <= HORIZON.total_seconds()
-    ):
-        return float(value)
-    raise InvalidOption(f"delay must be a number of seconds from 0, up to 100 years: {value!r:.80}")
-
-
-def _check_moment(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise InvalidOption(f"{name} must be a datetime: {value!r:.80}")
-    if value.utcoffset() is None:
-        raise InvalidOption(
-            f"{name} must have a time zone, such as datetime.now(timezone.utc): {value!r:.80}"
-        )
-    if value - datetime.now(UTC) > HORIZON:
-        raise InvalidOption(f"{name} must be within 100 years: {value!r:.80}")
-    return value
-
-
-def _check_retry(value: object) -> Retry | None:
-    if value is None or isinstance(value, Retry):
-        return value
-    raise InvalidOption(f"retry must be a Retry, such as Retry(attempts=5): {value!r:.80}")

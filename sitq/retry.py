@@ -27,9 +27,9 @@ class Retry:
     """How often a task is run again after it failed or timed out, and how long it waits in between.
 
     The delay after ``n`` failed runs is drawn evenly from ``[base, ceiling]``, where ``ceiling`` is
-    ``min(cap, base * factor ** (n - 1))``: exponential backoff with jitter, see
-    Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so that no failure
-    is retried at once.
+    ``min(cap, base * factor ** (n - 1))``: exponential backoff with jitter, see Marc Brooker,
+    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so
+    that no failure is retried at once.
 
     Args:
         attempts: how many runs a task gets in all, the first one included; at least 1.

@@ -168,7 +168,7 @@ class Backend(Protocol):
         ...
 
     async def cancel(self, id: bytes) -> State | None:
-        """Cancel a pending task, or ask the worker of a running one. Returns the state it was in."""
+        """Cancel a pending task, ask the worker of a running one. Returns the state it was in."""
         ...
 
     async def revive(self, id: bytes) -> State | None:

@@ -1,4 +1,4 @@
-"""What tests of programs that use sitq need: a clock that they move, a machine that checks a store."""
+"""For tests of programs that use sitq: a clock they move, a machine that checks a store."""
 
 from __future__ import annotations
 

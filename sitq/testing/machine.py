@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -114,7 +114,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._hearts: dict[int, Heart] = {}
         self._stale: list[tuple[int, Change]] = []
         self._portals = start_blocking_portal(backend=self.loop)
-        self._portal = self._portals.__enter__()
+        self._portal: BlockingPortal = self._portals.__enter__()
         try:
             self._backend = self.make_backend(self._clock)
             self._portal.call(self._backend.open)

@@ -17,7 +17,8 @@ from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.context import running_task
 from sitq.errors import InvalidOption, UsageError
-from sitq.registry import Registry, check_name, default_registry
+from sitq.options import check_name
+from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
 from sitq.worker.run import Cause
 from sitq.worker.serve import serve
@@ -29,9 +30,9 @@ __all__ = ["Worker"]
 class Worker:
     """Runs tasks: up to ``max_concurrency`` at a time, in one task group.
 
-    It runs in one of three ways: ``async with Worker(...)`` beside the block,
-    ``await worker.run()`` until it is stopped, or in the background between ``await worker.start()`` and
-    ``await worker.stop()``. One worker runs once at a time.
+    It runs in one of three ways: ``async with Worker(...)`` beside the block, ``worker.run()``
+    until it is stopped, or in the background between ``worker.start()`` and ``worker.stop()``. One
+    worker runs once at a time.
 
     Args:
         backend: where the tasks are.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from sqlite3 import Connection, IntegrityError
 from typing import Any
 
@@ -33,12 +34,14 @@ NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STA
 def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
     """Store the tasks. Returns for each the id of the task that stands for it."""
     ids = [task.id for task in tasks]
-    plain = [task for task in tasks if task.key is None]
-    connection.executemany(SQL["insert"], map(_new_row, plain))
-    if len(plain) < len(tasks):
-        for index, task in enumerate(tasks):
-            if task.key is not None:
-                ids[index] = _insert_keyed(connection, task)
+    start = 0
+    for is_plain, group in groupby(tasks, lambda task: task.key is None):
+        run = list(group)  # in turn, since the order of enqueueing is a promise
+        if is_plain:
+            connection.executemany(SQL["insert"], map(_new_row, run))
+        else:
+            ids[start : start + len(run)] = [_insert_keyed(connection, task) for task in run]
+        start += len(run)
     _put_big_arguments(connection, tasks)
     return ids
 

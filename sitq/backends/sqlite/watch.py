@@ -9,11 +9,12 @@ reads ``data_version`` every few milliseconds. In both cases it does so only whi
 from __future__ import annotations
 
 import os
+import select
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -49,6 +50,7 @@ class Watch:
         self._interested = 0
         self._wanted = threading.Event()
         self._closed = False
+        self._events = _Events(path)
         self._thread = threading.Thread(target=self._run, name="sitq-watch", daemon=True)
         self._thread.start()
 
@@ -65,35 +67,31 @@ class Watch:
                 self._wanted.clear()
 
     def close(self) -> None:
-        """End the thread, within one `TICK`."""
+        """End the thread."""
         self._closed = True
         self._wanted.set()
+        self._events.wake()
 
     def join(self) -> None:
         """Wait for the end of the thread."""
         self._thread.join(4 * TICK)
 
     def _run(self) -> None:
-        with suppress(sqlite3.Error):
-            connection = self._connect()
-            try:
+        try:
+            with suppress(sqlite3.Error), closing(self._connect()) as connection:
                 self._watch(connection)
-            finally:
-                connection.close()
+        finally:
+            self._events.close()
 
     def _watch(self, connection: sqlite3.Connection) -> None:
-        events = _Events(self._path)
         seen = -1
-        try:
-            while not self._closed:
-                self._wanted.wait()
-                seen = self._report(connection, seen)
-                if events.wait(TICK):
-                    seen = self._climb(connection, seen, events)
-        finally:
-            events.close()
+        while not self._closed:
+            self._wanted.wait()
+            seen = self._report(connection, seen)
+            if self._events.wait(TICK):
+                seen = self._climb(connection, seen)
 
-    def _climb(self, connection: sqlite3.Connection, seen: int, events: _Events) -> int:
+    def _climb(self, connection: sqlite3.Connection, seen: int) -> int:
         """Look until the announced commit is seen; a new event starts the ladder again."""
         step = 0
         while step < len(LADDER) and not self._closed:
@@ -101,7 +99,7 @@ class Watch:
             if now != seen:
                 return now
             time.sleep(LADDER[step])
-            step = 0 if events.pending() else step + 1
+            step = 0 if self._events.pending() else step + 1
         return seen
 
     def _report(self, connection: sqlite3.Connection, seen: int) -> int:
@@ -115,41 +113,56 @@ class Watch:
 
 
 class _Events:
-    """Events of the kernel about the ``-wal`` file, or none, which makes every wait a short one."""
+    """Events of the kernel about the ``-wal`` file; where there are none, waits are short."""
 
     def __init__(self, path: str) -> None:
         self._wal = path + "-wal"
+        self._closing = threading.Lock()
+        self._closed = False
         self._inotify: Any = None
         if _inotify is not None:
             with suppress(OSError):  # the system's limit of watches
                 self._inotify = _inotify.INotify()
         self._armed = False
+        self._wake_read, self._wake_write = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._wake_read, select.POLLIN)
+        if self._inotify is not None:
+            self._poll.register(self._inotify.fileno(), select.POLLIN)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for an event. True if there was one, or if nothing can tell."""
-        if not self._arm():
-            time.sleep(POLL)
-            return False
-        return self._drain(self._inotify.read(timeout=int(seconds * 1000)))
+        """Wait for an event. True if there was one; False also if nothing can tell."""
+        self._arm()
+        self._poll.poll(1000 * (seconds if self._armed else POLL))
+        return self.pending()
+
+    def wake(self) -> None:
+        """End a wait, now and from now on. From any thread."""
+        with self._closing:
+            if not self._closed:
+                os.write(self._wake_write, b".")
 
     def pending(self) -> bool:
         """Whether another event came meanwhile."""
-        return self._inotify is not None and self._drain(self._inotify.read(timeout=0))
+        if self._inotify is None:
+            return False
+        masks = [event.mask for event in self._inotify.read(timeout=0)]
+        if any(mask & (_inotify.flags.IGNORED | _inotify.flags.DELETE_SELF) for mask in masks):
+            self._armed = False
+        return bool(masks)
 
     def close(self) -> None:
+        """Give up the descriptors. On the thread of the watcher."""
+        with self._closing:
+            self._closed = True
+            os.close(self._wake_read)
+            os.close(self._wake_write)
         if self._inotify is not None:
             self._inotify.close()
 
-    def _arm(self) -> bool:
+    def _arm(self) -> None:
         if self._inotify is not None and not self._armed and os.path.exists(self._wal):
             with suppress(OSError):
                 flags = _inotify.flags
                 self._inotify.add_watch(self._wal, flags.MODIFY | flags.DELETE_SELF)
                 self._armed = True
-        return self._armed
-
-    def _drain(self, events: Iterable[Any]) -> bool:
-        masks = [event.mask for event in events]
-        if any(mask & (_inotify.flags.IGNORED | _inotify.flags.DELETE_SELF) for mask in masks):
-            self._armed = False
-        return bool(masks)

@@ -1,0 +1,63 @@
+"""The backends that the conformance suite runs over, and short ways to make tasks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from sitq import SQLiteBackend
+from sitq.clock import ManualClock
+from sitq.model import NewTask, WorkerRecord
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture(params=["memory", "file-FULL", "file-NORMAL"])
+async def backend(
+    request: pytest.FixtureRequest, path: Path, clock: ManualClock, anyio_backend: str
+) -> AsyncIterator[SQLiteBackend]:
+    where, _, synchronous = request.param.partition("-")
+    made = SQLiteBackend(
+        ":memory:" if where == "memory" else path, synchronous=synchronous or "FULL", clock=clock
+    )
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def new(clock: ManualClock) -> Callable[..., NewTask]:
+    def make(**options: Any) -> NewTask:
+        now = clock.time()
+        plain: dict[str, Any] = {
+            "id": uuid4().bytes,
+            "name": "tests.work",
+            "queue": "default",
+            "priority": 0,
+            "run_at": now,
+            "key": None,
+            "timeout": None,
+            "deadline": None,
+            "retry": None,
+            "arguments": b"arguments",
+            "enqueued": now,
+        }
+        return NewTask(**(plain | options))
+
+    return make
+
+
+@pytest.fixture
+def record() -> WorkerRecord:
+    return WorkerRecord("here", 1, None, 10, 15.0)

@@ -1,0 +1,274 @@
+"""What every backend must do, verb by verb, on asyncio and on trio."""
+
+from __future__ import annotations
+
+import random
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from sitq import SQLiteBackend, lifecycle
+from sitq.backends.base import Filter, Wanted
+from sitq.errors import KeyTaken
+from sitq.model import Outcome, OutcomeKind, State
+from sitq.retry import Retry
+
+pytestmark = pytest.mark.anyio
+
+RETRY = Retry(attempts=2, base=1.0, cap=4.0)
+BIG = bytes(range(256)) * 20
+
+
+async def take(backend, worker, limit=10, queues=None, skip=(), suspect=True):
+    got = []
+    await backend.reserve(worker, Wanted(limit, queues, skip, suspect), got.extend)
+    return got
+
+
+def decide(backend, task, kind=OutcomeKind.SUCCEEDED, retry=RETRY, **options):
+    now = backend.clock.time()
+    outcome = Outcome(kind, **options)
+    return lifecycle.settle(task, retry, outcome, now, random.Random(0))
+
+
+async def sweep(backend, worker):
+    return await backend.recover(worker, crash_limit=2, unknown_after=60.0)
+
+
+async def test_insert_is_all_or_none(backend, new):
+    task = new()
+    with pytest.raises(Exception, match="UNIQUE"):
+        await backend.insert([new(), task, task])
+    assert (await backend.counts())[State.PENDING] == 0
+
+
+async def test_insert_many(backend, new):
+    tasks = [new() for _ in range(20_000)]
+    assert await backend.insert(tasks) == [task.id for task in tasks]
+    assert (await backend.counts())[State.PENDING] == 20_000
+
+
+async def test_nothing_to_insert(backend):
+    assert await backend.insert([]) == []
+
+
+async def test_key_belongs_to_the_first(backend, new, record):
+    first, second = new(key="k"), new(key="k")
+    assert await backend.insert([first, second]) == [first.id, first.id]
+    third = new(key="k")
+    assert await backend.insert([third]) == [first.id]
+    await backend.cancel(first.id)
+    assert await backend.insert([third]) == [third.id]
+
+
+async def test_insert_keeps_the_order_of_tasks_with_and_without_key(backend, new):
+    tasks = [new(key="a"), new(), new(key="b"), new()]
+    await backend.insert(tasks)
+    rows = await backend.find(Filter(), after=0, limit=10)
+    assert [row.id for row in rows] == [task.id for task in tasks]
+
+
+async def test_reserve_goes_by_priority_then_due_time_then_order(backend, new, record, clock):
+    now = clock.time()
+    a, b, c, d = new(), new(priority=5), new(run_at=now - 1), new()
+    await backend.insert([a, b, c, d])
+    got = await take(backend, await backend.hire(record))
+    assert [task.id for task in got] == [b.id, c.id, a.id, d.id]
+    assert {task.fence for task in got} == {1}
+
+
+async def test_reserve_takes_from_its_queues_and_skips_names(backend, new, record):
+    mail, other = new(queue="mail"), new(queue="other", name="tests.unknown")
+    await backend.insert([mail, other])
+    worker = await backend.hire(record)
+    assert [t.id for t in await take(backend, worker, queues=("mail",))] == [mail.id]
+    assert await take(backend, worker, skip=("tests.unknown",)) == []
+    assert [t.id for t in await take(backend, worker)] == [other.id]
+
+
+async def test_delayed_is_never_early_and_its_time_is_told(backend, new, record, clock):
+    due = clock.time() + 10
+    await backend.insert([new(run_at=due)])
+    worker = await backend.hire(record)
+    got = []
+    assert await backend.reserve(worker, Wanted(1, None), got.extend) == due
+    assert got == []
+    clock.advance(10)
+    assert len(await take(backend, worker)) == 1
+
+
+async def test_suspects_come_one_at_a_time(backend, new, record, clock):
+    dead, living = await backend.hire(record), await backend.hire(record)
+    await backend.insert([new() for _ in range(3)])
+    assert len(await take(backend, dead)) == 3
+    clock.advance(15)
+    assert (await sweep(backend, living)).crashed == []
+    clock.advance(6)
+    assert len((await sweep(backend, living)).crashed) == 3
+    assert len(await take(backend, living)) == 1
+    assert await take(backend, living, suspect=False) == []
+
+
+async def test_a_late_beat_clears_the_suspicion(backend, new, record, clock):
+    late, other = await backend.hire(record), await backend.hire(record)
+    await backend.insert([new()])
+    await take(backend, late)
+    clock.advance(15)
+    await sweep(backend, other)
+    assert (await sweep(backend, late)).lease_held
+    clock.advance(6)
+    assert (await sweep(backend, other)).crashed == []
+
+
+async def test_a_lease_that_was_taken_does_not_come_back(backend, new, record, clock):
+    dead, other = await backend.hire(record), await backend.hire(record)
+    for _ in range(2):
+        clock.advance(15)
+        await sweep(backend, other)
+    assert not (await sweep(backend, dead)).lease_held
+    heart = backend.heart(dead)
+    if heart is not None:
+        assert not heart.beat()
+        heart.close()
+
+
+async def test_settle_is_guarded(backend, new, record):
+    worker, other = await backend.hire(record), await backend.hire(record)
+    task = new()
+    await backend.insert([task])
+    (held,) = await take(backend, worker)
+    change = decide(backend, held)
+    assert await backend.settle(worker, [change._replace(fence=0)]) == set()
+    assert await backend.settle(other, [change]) == set()
+    await backend.cancel(task.id)
+    assert await backend.cancelled(worker) == {held.seq}
+    assert await backend.settle(worker, [decide(backend, held, OutcomeKind.RELEASED)]) == set()
+    assert await backend.settle(worker, [change]) == {held.seq}
+    assert await backend.settle(worker, [change]) == set()
+    assert (await backend.get(task.id)).state is State.SUCCEEDED
+
+
+async def test_big_bodies(backend, new, record):
+    worker = await backend.hire(record)
+    task = new(arguments=BIG)
+    await backend.insert([task])
+    (held,) = await take(backend, worker)
+    assert held.arguments == BIG
+    failed = decide(backend, held, OutcomeKind.FAILED, Retry(attempts=1), error=BIG)
+    await backend.settle(worker, [failed])
+    assert (await backend.get(task.id)).error == BIG
+    assert await backend.revive(task.id) is State.FAILED
+    assert (await backend.get(task.id)).error is None
+    (held,) = await take(backend, worker)
+    assert held.fence > failed.fence
+    assert held.arguments == BIG
+    await backend.settle(worker, [decide(backend, held, value=BIG)])
+    row = await backend.get(task.id)
+    assert (row.value, row.error) == (BIG, None)
+
+
+async def test_cancel(backend, new, record):
+    pending = new()
+    await backend.insert([pending])
+    assert await backend.cancel(uuid4().bytes) is None
+    assert await backend.cancel(pending.id) is State.PENDING
+    assert await take(backend, await backend.hire(record)) == []
+    assert await backend.cancel(pending.id) is State.CANCELLED
+
+
+async def test_revive(backend, new):
+    first, second = new(key="k"), new(key="k")
+    await backend.insert([first])
+    assert await backend.revive(first.id) is State.PENDING
+    await backend.cancel(first.id)
+    await backend.insert([second])
+    with pytest.raises(KeyTaken):
+        await backend.revive(first.id)
+    await backend.cancel(second.id)
+    assert await backend.revive(first.id) is State.CANCELLED
+    assert (await backend.get(first.id)).state is State.PENDING
+    assert await backend.revive(uuid4().bytes) is None
+
+
+async def test_find_pages_and_filters(backend, new):
+    tasks = [new(queue="ab"[n % 2], key=str(n)) for n in range(5)]
+    await backend.insert(tasks)
+    page = await backend.find(Filter(), after=0, limit=2)
+    rest = await backend.find(Filter(), after=page[-1].seq, limit=10)
+    assert [row.id for row in page + rest] == [task.id for task in tasks]
+    found = await backend.find(Filter(State.PENDING, "b", "tests.work", "1"), after=0, limit=9)
+    assert [row.id for row in found] == [tasks[1].id]
+    assert await backend.find(Filter(State.FAILED), after=0, limit=9) == []
+    assert (await backend.counts("a"))[State.PENDING] == 3
+
+
+async def test_prune_is_bounded_and_takes_no_live_task(backend, new, clock):
+    tasks = [new() for _ in range(4)]
+    await backend.insert(tasks)
+    for task in tasks[:3]:
+        await backend.cancel(task.id)
+
+    async def prune(limit):
+        return await backend.prune(Filter(), ended_before=clock.time(), limit=limit)
+
+    assert [await prune(2), await prune(2), await prune(2)] == [2, 1, 0]
+    assert [row.id for row in await backend.find(Filter(), after=0, limit=9)] == [tasks[3].id]
+
+
+async def test_ended_waits(backend, new, record):
+    assert await backend.ended(uuid4().bytes) is None
+    task = new()
+    worker = await backend.hire(record)
+    await backend.insert([task])
+    rows = []
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tg:
+
+            async def wait():
+                rows.append(await backend.ended(task.id))
+
+            tg.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            (held,) = await take(backend, worker)
+            await backend.settle(worker, [decide(backend, held, value=b"v")])
+    assert rows[0].value == b"v"
+
+
+async def test_changed_loses_no_wake(backend, new):
+    with anyio.fail_after(5):
+        token = backend.token()
+        await backend.insert([new()])
+        await backend.changed(token)
+
+
+@pytest.mark.parametrize("verb", ["changed", "ended"])
+async def test_woken_by_another_backend_on_the_same_file(path, clock, new, verb, anyio_backend):
+    task = new()
+    async with SQLiteBackend(path, clock=clock) as one, SQLiteBackend(path, clock=clock) as two:
+        await one.insert([task])
+        token = one.token()
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(
+                    *((one.changed, token) if verb == "changed" else (one.ended, task.id))
+                )
+                await anyio.wait_all_tasks_blocked()
+                await two.cancel(task.id)
+
+
+async def test_ended_returns_when_the_task_is_pruned(backend, new, clock):
+    task = new()
+    await backend.insert([task])
+    rows = []
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tg:
+
+            async def wait():
+                rows.append(await backend.ended(task.id))
+
+            tg.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await backend.cancel(task.id)
+            await backend.prune(Filter(), ended_before=clock.time(), limit=9)
+    assert rows[0] is None or rows[0].state is State.CANCELLED

@@ -1,0 +1,230 @@
+"""What can happen to a database file, and to the loops and processes that use it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from sitq import SQLiteBackend
+from sitq.backends.base import Filter
+from sitq.backends.sqlite.verbs import SQL
+from sitq.errors import (
+    NotOpen,
+    StoreFull,
+    StoreReadOnly,
+    StoreReplaced,
+    StoreUnavailable,
+    StoreUnusable,
+    StoreVersionError,
+)
+from sitq.model import State
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_only_the_owner_may_read(path, new):
+    async with SQLiteBackend(path) as backend:
+        await backend.insert([new()])
+        for end in ("", "-wal", "-shm"):
+            assert stat.S_IMODE(os.stat(f"{path}{end}").st_mode) == 0o600
+
+
+async def test_not_a_database(path):
+    path.write_bytes(b"this is text, not a database\n" * 100)
+    with pytest.raises(StoreUnusable, match="not an SQLite database"):
+        await SQLiteBackend(path).open()
+
+
+async def test_folder_and_missing_folder(tmp_path):
+    with pytest.raises(StoreUnusable, match="is a folder"):
+        await SQLiteBackend(tmp_path).open()
+    with pytest.raises(StoreUnusable, match="no such folder"):
+        await SQLiteBackend(tmp_path / "none" / "tasks.db").open()
+
+
+async def test_newer_schema_is_refused_and_left_alone(path):
+    async with SQLiteBackend(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE sitq_meta SET value = 99 WHERE name = 'version'")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreVersionError, match="upgrade sitq"):
+        await SQLiteBackend(path).open()
+    assert path.read_bytes() == before
+
+
+async def test_read_only(path, monkeypatch):
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreReadOnly):
+        await SQLiteBackend(path).open()
+
+
+async def test_full_and_room_again(path, new):
+    async with SQLiteBackend(path) as backend:
+        writer = backend._opened.writer
+        await writer.run(lambda c: c.execute("PRAGMA max_page_count = 1") and None)
+        with pytest.raises(StoreFull):
+            await backend.insert([new(arguments=bytes(100_000))])
+        await writer.run(lambda c: c.execute("PRAGMA max_page_count = 100000") and None)
+        await backend.insert([new(arguments=bytes(100_000))])
+        assert (await backend.counts())[State.PENDING] == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_deleted_or_replaced(path, new, replaced):
+    async with SQLiteBackend(path) as backend:
+        await backend.insert([new()])
+        path.rename(path.with_name("moved"))
+        if replaced:
+            path.touch()
+        with pytest.raises(StoreReplaced):
+            await backend.insert([new()])
+
+
+async def test_locked_by_a_stranger(path, new):
+    async with SQLiteBackend(path, busy_limit=0.05) as backend:
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="try again"):
+            await backend.insert([new()])
+        stranger.close()
+        await backend.insert([new()])
+
+
+OPEN = """
+import sys, anyio
+from sitq import SQLiteBackend
+async def main():
+    async with SQLiteBackend(sys.argv[1]) as backend:
+        await backend.counts()
+anyio.run(main)
+"""
+
+
+async def test_eight_processes_create_it_at_once(path):
+    made = [subprocess.Popen([sys.executable, "-c", OPEN, str(path)]) for _ in range(8)]
+    assert [process.wait(30) for process in made] == [0] * 8
+
+
+async def test_a_program_that_never_closes_exits(path, anyio_backend_name):
+    never = (
+        "import sys, anyio\nfrom sitq import SQLiteBackend\n"
+        "b = SQLiteBackend(sys.argv[1])\nanyio.run(b.counts, backend=sys.argv[2])\n"
+    )
+    program = [sys.executable, "-c", never, str(path), anyio_backend_name]
+    assert subprocess.run(program, timeout=20, check=False).returncode == 0
+
+
+async def test_use_after_close(path):
+    backend = SQLiteBackend(path)
+    async with backend:
+        pass
+    with pytest.raises(NotOpen):
+        await backend.counts()
+    async with backend:
+        await backend.counts()
+
+
+async def test_use_in_another_loop(path):
+    async with SQLiteBackend(path) as backend:
+        with pytest.raises(NotOpen, match="another event loop"):
+            await anyio.to_thread.run_sync(lambda: asyncio.run(backend.counts()))
+
+
+def test_an_ended_loop_leaves_it_usable(path):
+    backend = SQLiteBackend(path)
+    anyio.run(backend.counts)
+    anyio.run(backend.counts, backend="trio")
+
+    async def close():
+        async with backend:
+            await backend.counts()
+
+    anyio.run(close)
+
+
+async def test_first_use_by_many(path, new):
+    backend = SQLiteBackend(path)
+    async with anyio.create_task_group() as tg:
+        for _ in range(50):
+            tg.start_soon(backend.insert, [new()])
+    assert (await backend.counts())[State.PENDING] == 50
+    await backend.close()
+
+
+async def test_cancelled_inserts_are_whole_or_absent(path, new):
+    async with SQLiteBackend(path) as backend:
+        for delay in (0, 0, 0.0002, 0.001, 0.003):
+            with anyio.move_on_after(delay):
+                await backend.insert([new() for _ in range(3)])
+        await backend.insert([new() for _ in range(3)])
+        assert (await backend.counts())[State.PENDING] % 3 == 0
+        assert not await backend._opened.writer.run(lambda c: c.in_transaction)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_native_cancellation(path, new, anyio_backend):
+    async with SQLiteBackend(path) as backend:
+        for delay in (0, 0.0002, 0.001, 0.003):
+            try:
+                await asyncio.wait_for(backend.insert([new(), new()]), delay)
+            except TimeoutError:
+                pass
+        await backend.insert([new(), new()])
+        assert (await backend.counts())[State.PENDING] % 2 == 0
+        assert not await backend._opened.writer.run(lambda c: c.in_transaction)
+
+
+async def test_one_bad_row_does_not_fail_strangers(path, new):
+    twin = new()
+    errors = []
+    async with SQLiteBackend(path) as backend:
+
+        async def insert(*tasks):
+            try:
+                await backend.insert(tasks)
+            except sqlite3.IntegrityError as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(insert, new())
+            tg.start_soon(insert, twin, twin)
+            tg.start_soon(insert, new())
+        assert len(errors) == 1
+        assert (await backend.counts())[State.PENDING] == 2
+        assert twin.id not in {row.id for row in await backend.find(Filter(), after=0, limit=9)}
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("ready", "sitq_ready"),
+        ("ready_suspect", "sitq_suspect"),
+        ("next_due", "sitq_ready"),
+        ("pairs", "sitq_ready"),
+        ("held_by", "sitq_held"),
+        ("cancelled", "sitq_held"),
+        ("key_holder", "sitq_live_key"),
+        ("ended_since", "sitq_ended"),
+        ("expired", "sitq_expiring"),
+        ("forgotten", "sitq_unknown"),
+    ],
+)
+async def test_hot_queries_walk_partial_indexes(path, query, index):
+    sql = SQL[query]
+    async with SQLiteBackend(path) as backend:
+        plan = await backend._opened.reader.run(
+            lambda c: c.execute("EXPLAIN QUERY PLAN " + sql, [None] * sql.count("?")).fetchall()
+        )
+    steps = [row[3] for row in plan if "sitq_task" in row[3]]
+    assert steps
+    assert all(index in step for step in steps), steps
