@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -175,10 +176,8 @@ async def test_cancelled_inserts_are_whole_or_absent(path, new):
 async def test_native_cancellation(path, new, anyio_backend):
     async with SQLiteBackend(path) as backend:
         for delay in (0, 0.0002, 0.001, 0.003):
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(backend.insert([new(), new()]), delay)
-            except TimeoutError:
-                pass
         await backend.insert([new(), new()])
         assert (await backend.counts())[State.PENDING] % 2 == 0
         assert not await backend._opened.writer.run(lambda c: c.in_transaction)

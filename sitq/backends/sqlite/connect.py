@@ -7,9 +7,10 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from sitq.backends.sql import load
 from sitq.errors import (
@@ -23,6 +24,8 @@ from sitq.errors import (
 )
 
 __all__ = ["Database", "translated"]
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 35, 0)
@@ -93,26 +96,11 @@ class Database:
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is the oldest")
         if not self.in_memory:
             self._create_file()
-        with translated(self.path):
-            connection = self.connect()
-            try:
-                self._refuse_newer(connection)
-                self._use_wal(connection)
-                self._migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
-        return connection
+        return self._connect(self._synchronous, self._set_up)
 
     def connect(self, synchronous: str | None = None) -> sqlite3.Connection:
         """One more connection to the database that `create` opened."""
-        connection = sqlite3.connect(
-            self.path, timeout=0, isolation_level=None, cached_statements=256
-        )
-        connection.execute(f"PRAGMA synchronous = {synchronous or self._synchronous}")
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA cache_size = -16384")
-        return connection
+        return self._connect(synchronous or self._synchronous, lambda _: None)
 
     @contextmanager
     def transaction(self, connection: sqlite3.Connection) -> Generator[None]:
@@ -122,7 +110,7 @@ class Database:
             try:
                 yield
                 self.check_identity()
-                self._patiently(connection, "COMMIT")
+                self._patiently(lambda: connection.execute("COMMIT"))
             except BaseException:
                 with suppress(sqlite3.Error):
                     if connection.in_transaction:
@@ -140,20 +128,45 @@ class Database:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         # IMMEDIATE always: a deferred transaction fails when it comes to write after another did.
-        self._patiently(connection, "BEGIN IMMEDIATE")
+        self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
 
-    def _patiently(self, connection: sqlite3.Connection, sql: str) -> None:
+    def _connect(
+        self, synchronous: str, set_up: Callable[[sqlite3.Connection], None]
+    ) -> sqlite3.Connection:
+        def attempt() -> sqlite3.Connection:
+            connection = sqlite3.connect(
+                self.path, timeout=0, isolation_level=None, cached_statements=256
+            )
+            try:
+                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA cache_size = -16384")
+                set_up(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        # Where many processes open the file together, any of its statements can meet a lock.
+        with translated(self.path):
+            return self._patiently(attempt)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        self._refuse_newer(connection)
+        self._use_wal(connection)
+        self._migrate(connection)
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try again, after a short pause, while the database is locked."""
         give_up = time.monotonic() + self._busy_limit
         while True:
             try:
-                connection.execute(sql)
+                return attempt()
             except sqlite3.OperationalError as error:
                 busy = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not busy or time.monotonic() >= give_up:
                     raise
                 time.sleep(random.uniform(0, MAX_PAUSE))
-            else:
-                return
 
     def _create_file(self) -> None:
         """Create an empty file with mode 0600, without ever closing a descriptor of a live one.
@@ -199,7 +212,7 @@ class Database:
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         if self.in_memory:
             return
-        self._patiently(connection, "PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_mode = WAL")
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         if mode != "wal":
             raise StoreUnusable(f"{self.path}: no write-ahead log on this file system ({mode})")
