@@ -14,6 +14,7 @@ import ast
 import os
 import sys
 import sysconfig
+import threading
 import time
 import warnings
 from collections import Counter
@@ -30,6 +31,9 @@ STDLIB = Path(sysconfig.get_path("stdlib"))
 SKIPPED = {"site-packages", "dist-packages", "__pycache__"}
 COLUMNS = ("lines", "functions", "classes", "imports")
 PAGE = 1000
+# Threads that parse at the same time break each other on some versions of CPython ("AST constructor
+# recursion depth mismatch"); as only one of them has the interpreter, a lock costs nothing.
+PARSING = threading.Lock()
 
 
 @task
@@ -37,9 +41,11 @@ def index_file(path: str) -> dict[str, Any]:
     """Count what a file of the standard library holds. It runs in a thread of the worker."""
     try:
         source = (STDLIB / path).read_bytes()
-        nodes = list(ast.walk(ast.parse(source)))
+        with PARSING:
+            tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
+    nodes = list(ast.walk(tree))
     return {
         "lines": len(source.splitlines()),
         "functions": sum(isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in nodes),

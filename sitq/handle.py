@@ -25,7 +25,7 @@ class TaskHandle(Generic[R_co]):
     __slots__ = ("_backend", "_serializer", "id")
 
     def __init__(self, id: UUID, backend: Backend, serializer: Serializer) -> None:
-        self.id = id
+        self.id: UUID = id
         self._backend = backend
         self._serializer = serializer
 

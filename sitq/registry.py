@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-import math
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import FunctionType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
 from sitq.options import (
@@ -54,12 +55,13 @@ class TaskFunction(Generic[P, R_co]):
     is_async: bool
 
     def __init__(self, name: str, function: Callable[..., Any], options: Options) -> None:
-        functools.update_wrapper(cast("Any", self), function)
-        self.name = name
-        self.function = function
-        self.options = options
+        # The function's own attributes stay with it: one named "call" would hide the method.
+        functools.update_wrapper(cast("Any", self), function, updated=())
+        self.name: str = name
+        self.function: Callable[..., Any] = function
+        self.options: Options = options
         self._signature = inspect.signature(function)
-        self._positional = _positional_range(self._signature)
+        self._least, self._most = _positional_range(self._signature)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -108,10 +110,11 @@ class TaskFunction(Generic[P, R_co]):
             "call_retry": check_retry(retry),
             "deadline": deadline if deadline is None else check_moment("deadline", deadline),
         }
-        options = replace(self.options, **{k: v for k, v in given.items() if v is not None})
-        return type(self)(self.name, self.function, options)
+        made = copy.copy(self)
+        made.options = replace(self.options, **{k: v for k, v in given.items() if v is not None})
+        return made
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
         """A call with these arguments, for ``queue.enqueue_many``.
 
         Raises:
@@ -126,7 +129,7 @@ class TaskFunction(Generic[P, R_co]):
         Raises:
             InvalidArguments: they do not fit.
         """
-        if not kwargs and self._positional[0] <= len(args) <= self._positional[1]:
+        if not kwargs and self._least <= len(args) <= self._most:
             return  # the usual call; `bind` takes ten times as long
         try:
             self._signature.bind(*args, **kwargs)
@@ -139,7 +142,7 @@ class AsyncTaskFunction(TaskFunction[P, R_co]):
 
     is_async = True
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         return self.function(*args, **kwargs)
 
 
@@ -148,13 +151,19 @@ class SyncTaskFunction(TaskFunction[P, R_co]):
 
     is_async = False
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.function(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R_co]):
-    """A task function with its arguments, bound by ``function.call(...)``."""
+    """A task function with its arguments, bound by ``function.call(...)``.
+
+    Attributes:
+        function: the task function, or a copy with options.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
 
     function: TaskFunction[..., R_co]
     args: tuple[Any, ...]
@@ -172,7 +181,14 @@ class _Decorator(Protocol):
 
 
 class Registry:
-    """Task functions by name. Workers call only what is in theirs."""
+    """Task functions by name. Workers call only what is in theirs.
+
+    ``name in registry``, ``len(registry)`` and iterating over it speak of the names.
+
+    Example:
+        ``registry = Registry()``, then ``@registry.task`` above a function, and
+        ``Worker(backend, registry=registry)``.
+    """
 
     def __init__(self) -> None:
         self._functions: dict[str, TaskFunction[..., Any]] = {}
@@ -218,6 +234,9 @@ class Registry:
         Raises:
             RegistrationRefused: it is a lambda, a closure, no function, or its name is taken.
             InvalidOption: a value is outside what the option takes.
+
+        Example:
+            ``@task(queue="io", timeout=30)`` above ``async def fetch(url: str) -> int: ...``
         """
         options = Options(
             queue=check_name("queue", queue),
@@ -265,8 +284,8 @@ class Registry:
         return made
 
 
-default_registry = Registry()
-task = default_registry.task
+default_registry: Final[Registry] = Registry()
+task: Final = default_registry.task
 
 
 def check_registered(function: object) -> TaskFunction[..., Any]:
@@ -292,8 +311,14 @@ def _check_function_name(value: str) -> None:
 
 
 def _refuse_unfit(function: object, *, named: bool) -> None:
+    if isinstance(function, TaskFunction):
+        name = cast("TaskFunction[..., Any]", function).name
+        raise RegistrationRefused(f"{name} is a task function already; decorate its .function")
     if not isinstance(function, FunctionType):
-        raise RegistrationRefused(f"@task takes a function, not {type(function).__name__}")
+        raise RegistrationRefused(
+            f"@task takes a function made by def or async def, not {type(function).__name__}; "
+            "call it from such a function, and give options by name: @task(queue=...)"
+        )
     name = function.__qualname__
     if function.__name__ == "<lambda>":
         raise RegistrationRefused("a lambda has no name for workers to find it by; use def")
@@ -314,15 +339,15 @@ def _identity(function: Callable[..., Any]) -> tuple[str, str]:
     return importable_module_name(function.__module__), function.__qualname__
 
 
-def _positional_range(signature: inspect.Signature) -> tuple[float, float]:
+def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
     """How few and how many positional arguments make a call that needs no closer look."""
-    least = most = 0.0
+    least = most = 0
     for parameter in signature.parameters.values():
         required = parameter.default is parameter.empty
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             least, most = least + required, most + 1
         elif parameter.kind is parameter.VAR_POSITIONAL:
-            most = math.inf
+            most = sys.maxsize
         elif parameter.kind is parameter.KEYWORD_ONLY and required:
-            return math.inf, -math.inf
+            return sys.maxsize, -1
     return least, most

@@ -104,7 +104,7 @@ class Retry:
         try:
             grown = self.base * self.factor ** (attempts - 1)
         except OverflowError:
-            grown = math.inf
+            grown = math.inf if self.base else 0.0
         ceiling = min(self.cap, grown)
         return rng.uniform(self.base, ceiling) if self.jitter else ceiling
 

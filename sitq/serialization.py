@@ -246,7 +246,8 @@ class MsgpackSerializer(Serializer):
             high = _DEEPEST if name == "max_depth" else 1 << 32
             if type(figure) is not int or not 1 <= figure <= high:
                 raise InvalidOption(f"{name} must be a whole number from 1 to {high}: {figure!r}")
-        self.max_bytes, self._limits = max_bytes, (max_depth, max_nodes)
+        self.max_bytes: int = max_bytes
+        self._limits = (max_depth, max_nodes)
         self._by_type: dict[Any, _Registered] = {}
         self._by_name: dict[Any, _Registered] = {}
         for cls in types:

@@ -75,15 +75,15 @@ class Operation(Generic[C, T]):
         needed: Callable[[C], bool] | None = None,
         deliver: Callable[[T], None] | None = None,
     ) -> None:
-        self.apply = apply
-        self.rows = rows
-        self.size = size
-        self.needed = needed
-        self.deliver = deliver
-        self.event = anyio.Event()
+        self.apply: Callable[[C], T] = apply
+        self.rows: int = rows
+        self.size: int = size
+        self.needed: Callable[[C], bool] | None = needed
+        self.deliver: Callable[[T], None] | None = deliver
+        self.event: anyio.Event = anyio.Event()
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.answered = False
+        self.answered: bool = False
 
 
 class GroupCommit(Generic[C]):
@@ -138,16 +138,20 @@ class GroupCommit(Generic[C]):
         if operation in self._mailbox:
             self._mailbox.remove(operation)
             self._rows -= operation.rows
+            self._make_room()
 
     def _flush(self) -> None:
         batch = self._next_batch()
         if not batch:
             self._busy = False
             return
+        self._make_room()
+        self._poster.post(lambda connection: self._commit(connection, batch), self._answer(batch))
+
+    def _make_room(self) -> None:
         if self._room is not None and self._rows < MAX_WAITING:
             self._room.set()
             self._room = None
-        self._poster.post(lambda connection: self._commit(connection, batch), self._answer(batch))
 
     def _next_batch(self) -> list[Operation[C, Any]]:
         batch: list[Operation[C, Any]] = []
@@ -176,9 +180,11 @@ class GroupCommit(Generic[C]):
         return answer
 
     def _commit(self, connection: C, batch: Sequence[Operation[C, Any]]) -> None:
-        if not any(op.needed is None or op.needed(connection) for op in batch):
-            return
         try:
+            if not any(op.needed is None or op.needed(connection) for op in batch):
+                for operation in batch:
+                    operation.result = None  # of a transaction that was rolled back
+                return
             with self._transaction(connection):
                 for operation in batch:
                     operation.result = operation.apply(connection)

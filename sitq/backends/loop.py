@@ -18,7 +18,7 @@ class Loop:
     def __init__(self) -> None:
         native: Any = current_token().native_token
         self.native = native
-        self.is_asyncio = isinstance(native, asyncio.AbstractEventLoop)
+        self.is_asyncio: bool = isinstance(native, asyncio.AbstractEventLoop)
         self._call = native.call_soon_threadsafe if self.is_asyncio else native.run_sync_soon
         self._soon = native.call_soon if self.is_asyncio else native.run_sync_soon
 

@@ -6,11 +6,11 @@ from sitq.clock import ManualClock
 
 try:
     from sitq.testing.machine import QueueMachine
-except ModuleNotFoundError as error:
-    if error.name != "hypothesis":
+except ModuleNotFoundError as _error:
+    if _error.name != "hypothesis":
         raise
     raise ImportError(
         "sitq.testing needs Hypothesis: pip install hypothesis", name="hypothesis"
-    ) from error
+    ) from _error
 
 __all__ = ["ManualClock", "QueueMachine"]

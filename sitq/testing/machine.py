@@ -43,7 +43,7 @@ ENDS = (
     OutcomeKind.RELEASED,
 )
 QUEUES = ("default", "mail")
-numbers = st.integers(0, 1_000)
+_numbers = st.integers(0, 1_000)
 
 
 @dataclass(slots=True)
@@ -189,7 +189,7 @@ class QueueMachine(RuleBasedStateMachine):
             expected.append(task.id if holder is None else holder.new.id)
         assert self._portal.call(self._backend.insert, tasks) == expected
 
-    @rule(which=numbers, limit=st.integers(1, 4), queues=st.sampled_from((None, ("mail",))))
+    @rule(which=_numbers, limit=st.integers(1, 4), queues=st.sampled_from((None, ("mail",))))
     @precondition(lambda self: self._workers)
     def reserve(self, which: int, limit: int, queues: tuple[str, ...] | None) -> None:
         worker = self._workers[which % len(self._workers)]
@@ -204,7 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
         if len(got) < limit:
             assert due == self._next_due(queues)
 
-    @rule(which=numbers, kind=st.sampled_from(ENDS), saw_cancel=st.booleans())
+    @rule(which=_numbers, kind=st.sampled_from(ENDS), saw_cancel=st.booleans())
     @precondition(lambda self: self._running())
     def settle(self, which: int, kind: OutcomeKind, saw_cancel: bool) -> None:
         running = self._running()
@@ -228,13 +228,13 @@ class QueueMachine(RuleBasedStateMachine):
             assert settled == {change.seq}
             self._apply(task, change)
 
-    @rule(which=numbers)
+    @rule(which=_numbers)
     @precondition(lambda self: self._stale)
     def settle_with_an_old_fence(self, which: int) -> None:
         worker, change = self._stale[which % len(self._stale)]
         assert self._portal.call(self._backend.settle, worker, [change]) == set()
 
-    @rule(which=numbers)
+    @rule(which=_numbers)
     @precondition(lambda self: self._tasks)
     def cancel(self, which: int) -> None:
         task = self._some(which)
@@ -245,7 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
         elif task.state is State.RUNNING:
             task.cancel = True
 
-    @rule(which=numbers)
+    @rule(which=_numbers)
     @precondition(lambda self: self._tasks)
     def revive(self, which: int) -> None:
         task = self._some(which)
@@ -269,7 +269,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._clock.advance(seconds)
         self._upkeep()
 
-    @rule(which=numbers)
+    @rule(which=_numbers)
     @precondition(lambda self: len(self._workers) > 1)
     def crash(self, which: int) -> None:
         """A worker dies without a word; the others take what it held when its lease is over."""

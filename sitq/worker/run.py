@@ -64,15 +64,15 @@ class Run:
     )
 
     def __init__(self, task: Reservation, function: TaskFunction[..., Any] | None) -> None:
-        self.task = task
-        self.function = function
+        self.task: Reservation = task
+        self.function: TaskFunction[..., Any] | None = function
         self.scope: CancelScope | None = None
         self.cause: Cause | None = None
-        self.cancel_called = False
-        self.ends_by_deadline = False
+        self.cancel_called: bool = False
+        self.ends_by_deadline: bool = False
         self.outcome: Outcome | None = None
-        self.retry = _policy(task, function)
-        self.timeout = task.timeout
+        self.retry: Retry = _policy(task, function)
+        self.timeout: float | None = task.timeout
         if self.timeout is None and function is not None:
             self.timeout = function.options.timeout
 

@@ -23,7 +23,7 @@ from sitq.worker.run import Cause, Run
 
 __all__ = ["Options", "Shift", "Stop", "log_event", "logger"]
 
-logger = logging.getLogger("sitq.worker")
+logger: logging.Logger = logging.getLogger("sitq.worker")
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,10 +154,11 @@ class SQLiteBackend:
 
         def is_needed(connection: Connection) -> bool:
             nonlocal due
-            if verbs.is_ready(connection, wanted, now):
-                return True
-            due = verbs.next_due(connection, wanted, now)
-            return False
+            with translated(self._database.path):
+                if verbs.is_ready(connection, wanted, now):
+                    return True
+                due = verbs.next_due(connection, wanted, now)
+                return False
 
         def apply(connection: Connection) -> list[Reservation]:
             nonlocal due

@@ -85,7 +85,7 @@ class Database:
 
     def __init__(self, path: str, synchronous: str, busy_limit: float) -> None:
         self.path = path
-        self.in_memory = path == ":memory:"
+        self.in_memory: bool = path == ":memory:"
         self._synchronous = synchronous
         self._busy_limit = busy_limit
         self._identity: tuple[int, int] | None = None
