@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sitq.lifecycle import TRANSITIONS
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,3 +30,10 @@ def test_page_runs(page: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_diagram_lists_the_transitions() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^(\w+) +--(\w+)-+> (\w+)$", page, re.MULTILINE)
+    table = [(s, e, to) for s, row in TRANSITIONS.items() for e, to in row.items()]
+    assert sorted(drawn) == sorted(table)
