@@ -62,6 +62,7 @@ class TaskFunction(Generic[P, R_co]):
         self.options: Options = options
         self._signature = inspect.signature(function)
         self._least, self._most = _positional_range(self._signature)
+        self._free = _free_names(self._signature)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -131,8 +132,10 @@ class TaskFunction(Generic[P, R_co]):
         """
         if not kwargs and self._least <= len(args) <= self._most:
             return  # the usual call; `bind` takes ten times as long
+        # `bind` refuses these on some versions of Python; the call itself takes them.
+        bound = {key: kwargs[key] for key in kwargs if key not in self._free}
         try:
-            self._signature.bind(*args, **kwargs)
+            self._signature.bind(*args, **bound)
         except TypeError as error:
             raise InvalidArguments(f"{self.function.__name__}() {error}") from None
 
@@ -351,3 +354,11 @@ def _positional_range(signature: inspect.Signature) -> tuple[int, int]:
         elif parameter.kind is parameter.KEYWORD_ONLY and required:
             return sys.maxsize, -1
     return least, most
+
+
+def _free_names(signature: inspect.Signature) -> frozenset[str]:
+    """Names of positional-only parameters that ``**kwargs`` takes all the same."""
+    parameters = signature.parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return frozenset()
+    return frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)

@@ -21,6 +21,9 @@ _msgpack: Any = msgpack  # it ships no types
 MAX_DELAY = 366 * 86_400.0
 """No retry is put off for longer than this many seconds."""
 
+MAX_ATTEMPTS = 2**31 - 1
+"""What every store can count to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -56,8 +59,12 @@ class Retry:
     _give_up_on: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if type(self.attempts) is not int or self.attempts < 1:
-            raise InvalidOption(f"attempts must be a whole number from 1: {self.attempts!r}")
+        if type(self.attempts) is not int or not 1 <= self.attempts <= MAX_ATTEMPTS:
+            raise InvalidOption(
+                f"attempts must be a whole number from 1 to {MAX_ATTEMPTS}: {_shown(self.attempts)}"
+            )
+        if type(self.jitter) is not bool:
+            raise InvalidOption(f"jitter must be True or False: {_shown(self.jitter)}")
         for name, low, high in (
             ("base", 0.0, MAX_DELAY),
             ("factor", 1.0, 1e6),
@@ -102,7 +109,8 @@ class Retry:
     def delay(self, attempts: int, rng: Random) -> float:
         """Seconds to wait after ``attempts`` failed runs."""
         try:
-            grown = self.base * self.factor ** (attempts - 1)
+            # A power of whole numbers would grow to millions of digits before it overflows.
+            grown = self.base * float(self.factor) ** (attempts - 1)
         except OverflowError:
             grown = math.inf if self.base else 0.0
         ceiling = min(self.cap, grown)
@@ -128,23 +136,38 @@ def _class_names(cls: type) -> list[str]:
 
 
 def _names(rules: Iterable[ExceptionRule] | ExceptionRule) -> frozenset[str]:
-    listed = [rules] if isinstance(rules, (str, type)) else list(rules)
-    return frozenset(map(_name, listed))
+    if isinstance(rules, (str, type)):
+        return frozenset([_name(rules)])
+    if not isinstance(rules, Iterable):
+        raise _refused_rule(rules)
+    return frozenset(map(_name, rules))
 
 
 def _name(rule: ExceptionRule) -> str:
-    if isinstance(rule, str) and rule:
+    if isinstance(rule, str) and rule and rule.isprintable():
         return rule if "." in rule else f"builtins.{rule}"
     if isinstance(rule, type) and issubclass(rule, BaseException):
         return f"{rule.__module__}.{rule.__qualname__}"
-    raise InvalidOption(f"retry_on and give_up_on take exception classes or their names: {rule!r}")
+    raise _refused_rule(rule)
+
+
+def _refused_rule(rule: object) -> InvalidOption:
+    return InvalidOption(
+        f"retry_on and give_up_on take exception classes or their names: {_shown(rule)}"
+    )
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InvalidOption(
-            f"{name} must be a number of seconds from {low:g} to {high:g}: {value!r}"
-        )
+        raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}: {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A bounded repr, also of values that have none, such as a number of 10,000 digits."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 NO_RETRY = Retry(attempts=1)

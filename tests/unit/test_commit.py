@@ -260,7 +260,8 @@ async def test_a_full_mailbox_makes_callers_wait(store: Store) -> None:
         await settled()
         store.drain()
     assert callers.results == {n: n for n in range(5)}
-    assert store.written == list(range(5))
+    assert store.written[:3] == [0, 1, 2]
+    assert sorted(store.written[3:]) == [3, 4]  # who waits for room has no order on trio
     assert callers.commit._rows == 0
 
 

@@ -46,14 +46,14 @@ async def nothing() -> None: ...
 
 async def called() -> None:
     assert_type(await fetch("u"), int)
-    assert_type(fetch("u", tries=2), Coroutine[Any, Any, int])
+    _ = assert_type(fetch("u", tries=2), Coroutine[Any, Any, int])
     assert_type(shrink(b"", by=0.5), bytes)
     assert_type(own(1, 2, dry=True), str)
-    assert_type(nothing(), Coroutine[Any, Any, None])
+    _ = assert_type(nothing(), Coroutine[Any, Any, None])
 
     await shrink(b"", by=0.5)  # pyright: ignore[reportGeneralTypeIssues]
-    fetch(5)  # pyright: ignore[reportArgumentType, reportUnusedCoroutine]
-    fetch()  # pyright: ignore[reportCallIssue, reportUnusedCoroutine]
+    await fetch(5)  # pyright: ignore[reportArgumentType]
+    await fetch()  # pyright: ignore[reportCallIssue]
     shrink(b"")  # pyright: ignore[reportCallIssue]
     shrink(data=b"", by=1)  # pyright: ignore[reportCallIssue]
     own("1")  # pyright: ignore[reportArgumentType]
@@ -73,7 +73,6 @@ def kinds() -> None:
 async def options() -> None:
     now = datetime.now(UTC)
     assert_type(await fetch.using(delay=1, key="k").using(run_at=now, deadline=now)("u"), int)
-    assert_type(fetch.using(priority=1), type(fetch)) if False else None
     assert_type(shrink.using(queue="io", timeout=1, retry=Retry())(b"", by=1), bytes)
 
     fetch.using("k")  # pyright: ignore[reportCallIssue]
@@ -82,9 +81,9 @@ async def options() -> None:
     fetch.using(priority=0.5)  # pyright: ignore[reportArgumentType]
     fetch.using(run_at=3)  # pyright: ignore[reportArgumentType]
     fetch.using(retry=3)  # pyright: ignore[reportArgumentType]
-    fetch.using()(5)  # pyright: ignore[reportArgumentType, reportUnusedCoroutine]
+    await fetch.using()(5)  # pyright: ignore[reportArgumentType]
     fetch.using().call(5)  # pyright: ignore[reportArgumentType]
-    task(retry=3)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    task(retry=3)  # pyright: ignore[reportArgumentType]
     task("name")  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
@@ -112,7 +111,7 @@ async def enqueued(queue: TaskQueue) -> None:
 
     await queue.enqueue(fetch, 5)  # pyright: ignore[reportArgumentType]
     await queue.enqueue(fetch)  # pyright: ignore[reportCallIssue]
-    await queue.enqueue(len, [])  # pyright: ignore[reportArgumentType]
+    await queue.enqueue(len, [])  # pyright: ignore[reportArgumentType, reportCallIssue]
     await queue.enqueue_many([fetch])  # pyright: ignore[reportArgumentType]
 
 

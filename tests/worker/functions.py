@@ -57,6 +57,19 @@ async def sleep(seconds: float) -> str:
     return "slept"
 
 
+running: list[int] = []
+
+
+@registry.task(name="busy")
+async def busy() -> int:
+    """How many of these ran at the same time when this one began."""
+    running.append(1)
+    beside = len(running)
+    await anyio.sleep(0.02)
+    running.pop()
+    return beside
+
+
 @registry.task(name="slow", timeout=0.05)
 async def slow() -> None:
     await anyio.sleep(30)
