@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from sitq.model import ErrorInfo
+from sitq.naming import class_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,7 +176,7 @@ def _links(error: BaseException) -> Iterator[tuple[str, BaseException]]:
 
 def _type_name(cls: type[BaseException]) -> str:
     try:
-        return _clean(f"{cls.__module__}.{cls.__qualname__}", _TYPE)
+        return _clean(class_name(cls), _TYPE)
     except BaseException:
         return _clean(type.__repr__(cls), _TYPE)
 

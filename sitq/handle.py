@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -12,9 +13,10 @@ from sitq.backends.base import Backend
 from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from sitq.failure import summary, unpack_error
 from sitq.model import Result, State, Task, TaskRow
+from sitq.options import check_seconds
 from sitq.serialization import Serializer, unpack
 
-__all__ = ["TaskHandle", "to_result", "to_task", "wait_for_row"]
+__all__ = ["TaskHandle", "check_wait", "to_result", "to_task", "wait_for_row"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -53,7 +55,7 @@ class TaskHandle(Generic[R_co]):
             TimeoutError: the task has not ended in time.
             NotSerializable: the stored value cannot be read with this serializer.
         """
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(None if timeout is None else check_wait(timeout)):
             row = await self._backend.ended(self.id.bytes)
         if row is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
@@ -88,6 +90,11 @@ class TaskHandle(Generic[R_co]):
         if state is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
         return state in (State.PENDING, State.RUNNING)
+
+
+def check_wait(timeout: float) -> float:
+    """How long to wait: seconds from 0, `math.inf` for as long as it takes."""
+    return math.inf if timeout == math.inf else check_seconds("timeout", timeout)
 
 
 async def wait_for_row(backend: Backend, id: UUID, timeout: float) -> TaskRow | None:

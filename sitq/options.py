@@ -5,29 +5,34 @@ Every check returns the value, or raises `sitq.errors.InvalidOption` with what t
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sitq.errors import InvalidOption
+from sitq.naming import shown
 from sitq.retry import Retry
 
 __all__ = [
     "Options",
-    "check_delay",
     "check_key",
     "check_moment",
     "check_name",
     "check_priority",
     "check_retry",
+    "check_seconds",
     "check_timeout",
+    "check_whole",
 ]
 
 _NAME = re.compile(r"\w[\w:-]*(?:\.[\w:-]+)*")
 MAX_NAME = 255
 MAX_KEY = 512
-HORIZON = timedelta(days=36_525)
-"""How far ahead a task can be put off: a hundred years."""
+LONGEST = 36_525 * 86_400.0
+"""Seconds of a hundred years: no time is further ahead, no span longer."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,56 +65,68 @@ def check_name(what: str, value: object) -> str:
         return value
     raise InvalidOption(
         f"a {what} name is made of letters, digits, '_', '-', ':' and single dots, "
-        f"up to {MAX_NAME} characters: {value!r:.80}"
+        f"up to {MAX_NAME} characters: {shown(value)}"
     )
 
 
 def check_key(value: object) -> str:
-    """A unique key: printable text of up to 512 characters.
+    """A unique key: text of up to 512 characters, without control characters.
 
     Raises:
         InvalidOption: it is none.
     """
-    if isinstance(value, str) and 0 < len(value) <= MAX_KEY and value.isprintable():
+    if isinstance(value, str) and 0 < len(value) <= MAX_KEY and not _CONTROL.search(value):
         return value
-    raise InvalidOption(f"a key is printable text of 1 to {MAX_KEY} characters: {value!r:.80}")
+    raise InvalidOption(
+        f"a key is text of 1 to {MAX_KEY} characters without control characters: {shown(value)}"
+    )
 
 
 def check_priority(value: object) -> int:
     """A priority: a whole number from -100 to 100."""
-    if type(value) is int and -100 <= value <= 100:
-        return value
-    raise InvalidOption(f"priority must be a whole number from -100 to 100: {value!r:.80}")
+    return check_whole("priority", value, -100, 100)
 
 
 def check_timeout(value: object) -> float:
     """A timeout: seconds above 0, `math.inf` for no limit."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    raise InvalidOption(f"timeout must be a number of seconds above 0: {value!r:.80}")
+    if value == math.inf:
+        return math.inf
+    if value == 0:
+        raise InvalidOption("timeout must be above 0 seconds; math.inf is no limit")
+    return check_seconds("timeout", value)
 
 
-def check_delay(value: object) -> float:
-    """A delay: seconds from 0, up to a hundred years."""
+def check_seconds(name: str, value: object, least: float = 0.0) -> float:
+    """A span of time: seconds from ``least``, up to a hundred years."""
     if (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and 0 <= value <= HORIZON.total_seconds()
+        and least <= value <= LONGEST
     ):
         return float(value)
-    raise InvalidOption(f"delay must be a number of seconds from 0, up to 100 years: {value!r:.80}")
+    raise InvalidOption(
+        f"{name} must be a number of seconds from {least:g}, up to 100 years: {shown(value)}"
+    )
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> int:
+    """A whole number in a range."""
+    if type(value) is int and low <= value <= high:
+        return value
+    raise InvalidOption(f"{name} must be a whole number from {low} to {high}: {shown(value)}")
 
 
 def check_moment(name: str, value: object) -> datetime:
-    """A point in time: a datetime with a time zone, within a hundred years."""
+    """A point in time: a datetime with a time zone, from 1970 to a hundred years from now."""
     if not isinstance(value, datetime):
-        raise InvalidOption(f"{name} must be a datetime: {value!r:.80}")
+        raise InvalidOption(f"{name} must be a datetime: {shown(value)}")
     if value.utcoffset() is None:
         raise InvalidOption(
-            f"{name} must have a time zone, such as datetime.now(timezone.utc): {value!r:.80}"
+            f"{name} must have a time zone, such as datetime.now(timezone.utc): {shown(value)}"
         )
-    if value - datetime.now(UTC) > HORIZON:
-        raise InvalidOption(f"{name} must be within 100 years: {value!r:.80}")
+    since_1970 = (value - EPOCH).total_seconds()
+    if not 0 <= since_1970 <= (datetime.now(UTC) - EPOCH).total_seconds() + LONGEST:
+        raise InvalidOption(f"{name} must be from 1970 to 100 years from now: {shown(value)}")
     return value
 
 
@@ -117,4 +134,4 @@ def check_retry(value: object) -> Retry | None:
     """A retry policy, or None."""
     if value is None or isinstance(value, Retry):
         return value
-    raise InvalidOption(f"retry must be a Retry, such as Retry(attempts=5): {value!r:.80}")
+    raise InvalidOption(f"retry must be a Retry, such as Retry(attempts=5): {shown(value)}")

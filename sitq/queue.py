@@ -9,9 +9,11 @@ from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
-from sitq.handle import TaskHandle, to_result, to_task, wait_for_row
+from sitq.handle import TaskHandle, check_wait, to_result, to_task, wait_for_row
 from sitq.lifecycle import TERMINAL
 from sitq.model import NewTask, Result, State, Task
+from sitq.naming import shown
+from sitq.options import check_key, check_name, check_seconds, check_whole
 from sitq.registry import Call, TaskFunction, check_registered
 from sitq.serialization import Serializer, default_serializer, pack_arguments
 
@@ -91,6 +93,8 @@ class TaskQueue:
             StoreError: the store could not take them; nothing was stored.
         """
         parts: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]] = []
+        if not isinstance(calls, Iterable):
+            raise InvalidOption(f"enqueue_many takes a list of calls, not {shown(calls)}")
         for call in calls:
             if not isinstance(call, Call):
                 raise InvalidOption(
@@ -113,7 +117,7 @@ class TaskQueue:
         if timeout is None:
             row = await self._backend.get(id.bytes)
         else:
-            row = await wait_for_row(self._backend, id, _seconds("timeout", timeout))
+            row = await wait_for_row(self._backend, id, check_wait(timeout))
         if row is None or row.state not in TERMINAL:
             return None
         return to_result(row, self._serializer)
@@ -149,15 +153,15 @@ class TaskQueue:
             limit: the length of a page, 1 to 10,000.
         """
         self._check_open()
-        wanted = Filter(_state(state), queue, name, key)
-        start = after.seq if isinstance(after, Task) else _count("after", after, 0, 2**63 - 1)
-        size = _count("limit", limit, 1, 10_000)
+        wanted = _filter(state, queue, name, key)
+        start = after.seq if isinstance(after, Task) else check_whole("after", after, 0, 2**63 - 1)
+        size = check_whole("limit", limit, 1, 10_000)
         return [to_task(row) for row in await self._backend.find(wanted, after=start, limit=size)]
 
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
         """How many tasks are in each state, in all or in one queue."""
         self._check_open()
-        return await self._backend.counts(queue)
+        return await self._backend.counts(_filter(None, queue).queue)
 
     async def cancel(self, task: TaskHandle[Any] | UUID | str) -> bool:
         """Cancel a task, as `sitq.TaskHandle.cancel` does."""
@@ -201,10 +205,10 @@ class TaskQueue:
             stays deleted.
         """
         self._check_open()
-        wanted = Filter(_state(state), queue, name)
+        wanted = _filter(state, queue, name)
         if wanted.state is not None and wanted.state not in TERMINAL:
             raise InvalidOption(f"only tasks that have ended can be purged: {state!r}")
-        before = self._backend.clock.time() - _seconds("older_than", older_than)
+        before = self._backend.clock.time() - check_seconds("older_than", older_than)
         total = 0
         while True:
             deleted = await self._backend.prune(wanted, ended_before=before, limit=PRUNE_BATCH)
@@ -280,7 +284,18 @@ def task_id(task: TaskHandle[Any] | UUID | str) -> UUID:
     try:
         return UUID(task)
     except (ValueError, AttributeError, TypeError):
-        raise UsageError(f"a task is named by its handle or id, not by {task!r:.80}") from None
+        raise UsageError(f"a task is named by its handle or id, not by {shown(task)}") from None
+
+
+def _filter(
+    state: State | str | None, queue: str | None, name: str | None = None, key: str | None = None
+) -> Filter:
+    return Filter(
+        _state(state),
+        queue if queue is None else check_name("queue", queue),
+        name if name is None else check_name("function", name),
+        key if key is None else check_key(key),
+    )
 
 
 def _state(state: State | str | None) -> State | None:
@@ -288,16 +303,4 @@ def _state(state: State | str | None) -> State | None:
         return None if state is None else State(state)
     except ValueError:
         known = ", ".join(State)
-        raise InvalidOption(f"there is no state {state!r:.80}; there are {known}") from None
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise InvalidOption(f"{name} must be a number of seconds from 0: {value!r:.80}")
-    return value
-
-
-def _count(name: str, value: int, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a whole number from {low} to {high}: {value!r:.80}")
-    return value
+        raise InvalidOption(f"there is no state {shown(state)}; there are {known}") from None

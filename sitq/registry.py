@@ -13,18 +13,18 @@ from types import FunctionType
 from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
+from sitq.naming import importable_module_name
 from sitq.options import (
     Options,
-    check_delay,
     check_key,
     check_moment,
     check_name,
     check_priority,
     check_retry,
+    check_seconds,
     check_timeout,
 )
 from sitq.retry import Retry
-from sitq.serialization import importable_module_name
 
 __all__ = [
     "AsyncTaskFunction",
@@ -102,7 +102,7 @@ class TaskFunction(Generic[P, R_co]):
         ) is not None:
             raise InvalidOption("delay and run_at exclude each other; give one of them")
         given: dict[str, Any] = {
-            "delay": delay if delay is None else check_delay(delay),
+            "delay": delay if delay is None else check_seconds("delay", delay),
             "run_at": run_at if run_at is None else check_moment("run_at", run_at),
             "priority": priority if priority is None else check_priority(priority),
             "queue": queue if queue is None else check_name("queue", queue),

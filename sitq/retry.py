@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from sitq.errors import InvalidOption
+from sitq.naming import class_name, shown
 
 __all__ = ["NO_RETRY", "Retry", "type_names"]
 
@@ -61,10 +62,10 @@ class Retry:
     def __post_init__(self) -> None:
         if type(self.attempts) is not int or not 1 <= self.attempts <= MAX_ATTEMPTS:
             raise InvalidOption(
-                f"attempts must be a whole number from 1 to {MAX_ATTEMPTS}: {_shown(self.attempts)}"
+                f"attempts must be a whole number from 1 to {MAX_ATTEMPTS}: {shown(self.attempts)}"
             )
         if type(self.jitter) is not bool:
-            raise InvalidOption(f"jitter must be True or False: {_shown(self.jitter)}")
+            raise InvalidOption(f"jitter must be True or False: {shown(self.jitter)}")
         for name, low, high in (
             ("base", 0.0, MAX_DELAY),
             ("factor", 1.0, 1e6),
@@ -132,7 +133,7 @@ def type_names(error: BaseException) -> frozenset[str]:
 
 
 def _class_names(cls: type) -> list[str]:
-    return [f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__ if base is not object]
+    return [class_name(base) for base in cls.__mro__ if base is not object]
 
 
 def _names(rules: Iterable[ExceptionRule] | ExceptionRule) -> frozenset[str]:
@@ -147,27 +148,19 @@ def _name(rule: ExceptionRule) -> str:
     if isinstance(rule, str) and rule and rule.isprintable():
         return rule if "." in rule else f"builtins.{rule}"
     if isinstance(rule, type) and issubclass(rule, BaseException):
-        return f"{rule.__module__}.{rule.__qualname__}"
+        return class_name(rule)
     raise _refused_rule(rule)
 
 
 def _refused_rule(rule: object) -> InvalidOption:
     return InvalidOption(
-        f"retry_on and give_up_on take exception classes or their names: {_shown(rule)}"
+        f"retry_on and give_up_on take exception classes or their names: {shown(rule)}"
     )
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}: {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    """A bounded repr, also of values that have none, such as a number of 10,000 digits."""
-    try:
-        return f"{value!r:.80}"
-    except Exception:
-        return f"<{type(value).__name__}>"
+        raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}: {shown(value)}")
 
 
 NO_RETRY = Retry(attempts=1)

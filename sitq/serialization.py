@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import fields
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
@@ -29,6 +28,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
 from sitq.errors import InvalidOption, NotSerializable, RegistrationRefused
+from sitq.naming import class_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -37,7 +37,6 @@ __all__ = [
     "MsgpackSerializer",
     "Serializer",
     "default_serializer",
-    "importable_module_name",
     "pack",
     "pack_arguments",
     "serializable",
@@ -191,23 +190,6 @@ def _type_name(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")[-100:]
 
 
-def importable_module_name(module: str) -> str:
-    """The name under which every process knows a module, also one that was run as a script.
-
-    Args:
-        module: a ``__module__``. ``__main__`` and ``__mp_main__`` become the name that was given to
-            ``python -m``, else the stem of the script's file; interactive, it stays ``__main__``.
-    """
-    if module not in ("__main__", "__mp_main__"):
-        return module
-    main = sys.modules.get(module) or sys.modules.get("__main__")
-    name = getattr(getattr(main, "__spec__", None), "name", None)
-    file = getattr(main, "__file__", None)
-    if name and name not in ("__main__", "__mp_main__"):
-        return name
-    return Path(file).stem if file else "__main__"
-
-
 class _Registered(NamedTuple):
     cls: Callable[..., Any]
     name: str
@@ -295,7 +277,7 @@ class MsgpackSerializer(Serializer):
 
 
 def _inspect(cls: type[Any]) -> _Registered:
-    name = f"{importable_module_name(cls.__module__)}.{cls.__qualname__}"
+    name = class_name(cls)
     if issubclass(cls, Enum):
         return _Registered(cls, name)
     if "__dataclass_fields__" not in vars(cls):

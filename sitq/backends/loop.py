@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio.lowlevel import current_token
 
 __all__ = ["Loop"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Loop:
@@ -41,6 +43,18 @@ class Loop:
     def ended(self) -> bool:
         """Whether the loop has ended."""
         return not self.call(_nothing)
+
+    def protected(self, function: F) -> F:
+        """The function, such that Ctrl-C is not raised in the midst of it.
+
+        trio raises KeyboardInterrupt in whatever task runs at that moment unless it is protected;
+        then it is raised in the main task.
+        """
+        if self.is_asyncio:
+            return function
+        import trio
+
+        return trio.lowlevel.enable_ki_protection(function)
 
     def spawn(
         self, function: Callable[[], Coroutine[Any, Any, None]], name: str, context: Context

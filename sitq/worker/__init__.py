@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import math
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any
@@ -17,7 +16,8 @@ from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.context import running_task
 from sitq.errors import InvalidOption, UsageError
-from sitq.options import check_name
+from sitq.naming import shown
+from sitq.options import check_name, check_seconds, check_whole
 from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
 from sitq.worker.run import Cause
@@ -72,13 +72,13 @@ class Worker:
         self._registry = registry or default_registry
         self._options = Options(
             queues=_queues(queues),
-            max_concurrency=_whole("max_concurrency", max_concurrency, 1, 100_000),
-            poll_interval=_seconds("poll_interval", poll_interval, 0.001),
-            grace=_seconds("grace", grace, 0.0),
-            lease=_seconds("lease", lease, 0.1),
-            crash_limit=_whole("crash_limit", crash_limit, 1, 1_000),
-            retention=None if retention is None else _seconds("retention", retention, 0.0),
-            unknown_after=_seconds("unknown_after", unknown_after, 0.0),
+            max_concurrency=check_whole("max_concurrency", max_concurrency, 1, 100_000),
+            poll_interval=check_seconds("poll_interval", poll_interval, 0.001),
+            grace=check_seconds("grace", grace, 0.0),
+            lease=check_seconds("lease", lease, 0.1),
+            crash_limit=check_whole("crash_limit", crash_limit, 1, 1_000),
+            retention=None if retention is None else check_seconds("retention", retention, 0.0),
+            unknown_after=check_seconds("unknown_after", unknown_after, 0.0),
         )
         self._running = False
         self._intent: object | None = None
@@ -106,8 +106,9 @@ class Worker:
         assert self._ready is not None
         try:
             async with create_task_group() as host:
-                host.start_soon(self._watch_host)
-                host.start_soon(self._serve, host)
+                loop = Loop()
+                host.start_soon(loop.protected(self._watch_host))
+                host.start_soon(loop.protected(self._serve), host)
                 await self._ready.wait()
                 task_status.started()
         finally:
@@ -263,23 +264,10 @@ def _queues(queues: Iterable[str] | None) -> tuple[str, ...] | None:
     if queues is None:
         return None
     if isinstance(queues, str):
-        raise InvalidOption(f"queues takes a list of names, such as [{queues!r:.80}]")
+        raise InvalidOption(f"queues takes a list of names, such as [{shown(queues)}]")
     names = tuple(queues)
     if not names:
         raise InvalidOption("queues must name a queue at least; None serves all")
     for name in names:
         check_name("queue", name)
     return names
-
-
-def _whole(name: str, value: int, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise InvalidOption(f"{name} must be a whole number from {low} to {high}: {value!r:.80}")
-    return value
-
-
-def _seconds(name: str, value: float, low: float) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not low <= value < math.inf:
-        raise InvalidOption(f"{name} must be a number of seconds from {low:g}: {value!r:.80}")
-    return float(value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import anyio
 from anyio import WouldBlock
@@ -14,13 +16,16 @@ from sitq.errors import StoreUnavailable
 from sitq.worker.run import Run, perform
 from sitq.worker.shift import Shift
 
-__all__ = ["reserve"]
+__all__ = ["reserve", "run_one"]
 
 MAX_BATCH = 1_000
 
 
-async def reserve(shift: Shift, runs: TaskGroup) -> None:
-    """Reserve and start tasks until the worker is to stop."""
+Runner = Callable[[Shift, Run, object], Coroutine[Any, Any, None]]
+
+
+async def reserve(shift: Shift, runs: TaskGroup, runner: Runner) -> None:
+    """Reserve tasks and start a ``runner`` for each, until the worker is to stop."""
     while not shift.is_stopping():
         slots: list[object] = []
         with shift.stop.interruptible():
@@ -31,7 +36,7 @@ async def reserve(shift: Shift, runs: TaskGroup) -> None:
             due = await _reserve(shift, len(slots))
         full = len(shift.fresh) == len(slots)
         for run in shift.fresh:
-            _start(shift, runs, run, slots.pop())
+            _start(shift, runs, runner, run, slots.pop())
         shift.fresh.clear()
         for slot in slots:
             shift.slots.release_on_behalf_of(slot)
@@ -65,7 +70,7 @@ async def _reserve(shift: Shift, limit: int) -> float | None:
         return None
 
 
-def _start(shift: Shift, runs: TaskGroup, run: Run, slot: object) -> None:
+def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object) -> None:
     if run.function is None and run.task.name not in shift.unknown:
         shift.unknown.add(run.task.name)
         shift.log(
@@ -74,10 +79,11 @@ def _start(shift: Shift, runs: TaskGroup, run: Run, slot: object) -> None:
             name=run.task.name,
         )
     shift.running += 1
-    runs.start_soon(_run, shift, run, slot)
+    runs.start_soon(runner, shift, run, slot)
 
 
-async def _run(shift: Shift, run: Run, slot: object) -> None:
+async def run_one(shift: Shift, run: Run, slot: object) -> None:
+    """Run one task and give its slot back."""
     now = shift.backend.clock.time()
     try:
         await perform(run, shift.serializer, shift.threads, now, shift.is_closing)

@@ -11,7 +11,7 @@ from anyio import create_task_group
 from sitq.backends.loop import Loop
 from sitq.errors import StoreError
 from sitq.lease import Heartbeat
-from sitq.worker.reserve import reserve
+from sitq.worker.reserve import reserve, run_one
 from sitq.worker.run import Cause
 from sitq.worker.settle import settle, settle_all
 from sitq.worker.shift import Shift
@@ -41,13 +41,13 @@ async def serve(shift: Shift) -> None:
 
 async def _serve_group(shift: Shift) -> None:
     """One task group, to its end. A function can break it; then what is left goes back."""
+    loop = Loop()
     try:
         async with create_task_group() as group:
             shift.is_closing = lambda: group.cancel_scope.cancel_called
-            group.start_soon(settle, shift)
-            group.start_soon(sweep, shift)
-            group.start_soon(watch_cancels, shift)
-            await reserve(shift, group)
+            for duty in (settle, sweep, watch_cancels):
+                group.start_soon(loop.protected(duty), shift)
+            await reserve(shift, group, loop.protected(run_one))
             await _wind_down(shift)
             group.cancel_scope.cancel()
     except BaseExceptionGroup as errors:

@@ -36,7 +36,7 @@ FLOORS = [
         "sitq.options",
     ],
     ["sitq.retry", "sitq.model"],
-    ["sitq.clock", "sitq.errors"],
+    ["sitq.clock", "sitq.errors", "sitq.naming"],
 ]
 APART = [{"sitq.queue", "sitq.worker"}, {"sitq.backends.sqlite", "sitq.backends.postgres"}]
 EXEMPT = {"sitq", "sitq.backends"}
@@ -48,7 +48,7 @@ def room(module: str) -> str:
         for name in floor:
             if module == name or module.startswith(f"{name}."):
                 return name
-    raise AssertionError(f"{module} is on no floor; DESIGN names the floors")
+    raise AssertionError(f"{module} is on no floor")
 
 
 def level(module: str) -> int:

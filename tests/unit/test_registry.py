@@ -449,8 +449,9 @@ def test_options_are_only_named(registry: Registry) -> None:
 @given(
     delay=st.none() | st.floats(0, 3e9) | st.integers(0, 3_000_000_000),
     priority=st.none() | st.integers(-100, 100),
-    timeout=st.none() | st.floats(0, exclude_min=True) | st.just(math.inf),
-    deadline=st.none() | st.datetimes(max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),
+    timeout=st.none() | st.floats(0, 3e9, exclude_min=True) | st.just(math.inf),
+    deadline=st.none()
+    | st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
 )
 def test_good_options_come_through(**given_options: Any) -> None:
     options = Registry().task(plain).using(**given_options).options

@@ -30,11 +30,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sitq.errors import InvalidOption, NotSerializable, RegistrationRefused
+from sitq.naming import importable_module_name
 from sitq.serialization import (
     MsgpackSerializer,
     Serializer,
     default_serializer,
-    importable_module_name,
     pack,
     pack_arguments,
     serializable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -15,7 +16,7 @@ from sitq.backends.base import Changes, Filter, Heart, Recovered, Wanted
 from sitq.backends.commit import GroupCommit, Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
-from sitq.backends.sqlite.connect import Database, translated
+from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
 from sitq.backends.sqlite.waiters import Waiters
 from sitq.backends.sqlite.watch import Watch
@@ -73,6 +74,7 @@ class SQLiteBackend:
         self._closed = False
         self._opening: anyio.Lock | None = None
         self._loop: Loop | None = None
+        self._finalizer: weakref.finalize[[], SQLiteBackend] | None = None
 
     def __repr__(self) -> str:
         return f"SQLiteBackend({self._database.path!r})"
@@ -100,6 +102,7 @@ class SQLiteBackend:
             self._closed = True
             opened, self._opened = self._opened, None
             if opened is not None:
+                self._forget()
                 await opened.close()
 
     async def __aenter__(self) -> SQLiteBackend:
@@ -154,11 +157,10 @@ class SQLiteBackend:
 
         def is_needed(connection: Connection) -> bool:
             nonlocal due
-            with translated(self._database.path):
-                if verbs.is_ready(connection, wanted, now):
-                    return True
-                due = verbs.next_due(connection, wanted, now)
-                return False
+            if self._database.read(connection, lambda c: verbs.is_ready(c, wanted, now)):
+                return True
+            due = self._database.read(connection, lambda c: verbs.next_due(c, wanted, now))
+            return False
 
         def apply(connection: Connection) -> list[Reservation]:
             nonlocal due
@@ -202,6 +204,7 @@ class SQLiteBackend:
             Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))
         )
         assert recovered is not None
+        await opened.writer.run(self._database.checkpoint)
         return recovered
 
     async def cancel(self, id: bytes) -> State | None:
@@ -243,12 +246,7 @@ class SQLiteBackend:
 
     async def _read(self, look: Callable[[Connection], T]) -> T:
         opened = await self._ready()
-
-        def work(connection: Connection) -> T:
-            with translated(self._database.path):
-                return look(connection)
-
-        return await opened.reader.run(work)
+        return await opened.reader.run(lambda c: self._database.read(c, look))
 
     async def _ready(self) -> _Opened:
         """What is open in this event loop; opened now if need be."""
@@ -262,7 +260,15 @@ class SQLiteBackend:
         async with self._opening:
             if self._opened is None:
                 self._opened = await _Opened.create(self._database, self._loop or Loop())
+                # Whoever drops a backend without closing it leaves no threads behind.
+                self._finalizer = weakref.finalize(self, self._opened.abandon)
+                self._finalizer.atexit = False
             return self._opened
+
+    def _forget(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
 
     def _join_loop(self) -> None:
         """Make this event loop the backend's; what an ended one left open is dropped."""
@@ -278,6 +284,7 @@ class SQLiteBackend:
             if not before.ended():
                 raise NotOpen(f"{self!r} is open in another event loop; make one for each loop")
             self._opened.abandon()
+        self._forget()
         self._loop = loop
         self._opened = None
         self._users = 0
@@ -294,7 +301,7 @@ class _Opened:
         self.writer = Driver(loop)
         self.reader = self.writer if database.in_memory else Driver(loop)
         self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
-        self.waiters = Waiters(self.reader)
+        self.waiters = Waiters(self.reader, database)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
@@ -337,7 +344,11 @@ class _Opened:
             self.work.notify()
 
     async def close(self) -> None:
+        self.waiters.close()
+        self.work.notify()
         with anyio.CancelScope(shield=True):
+            if self.writer.is_open():  # what was submitted before is committed before
+                await self.commit.submit(Operation(_nothing, needed=_nothing))
             if self._watch is not None:
                 self._watch.close()
                 await anyio.to_thread.run_sync(self._watch.join)
@@ -351,6 +362,10 @@ class _Opened:
             self._watch.close()
         for driver in {self.reader, self.writer}:
             driver.abandon()
+
+
+def _nothing(_: Connection) -> bool:
+    return False
 
 
 class _Heart:

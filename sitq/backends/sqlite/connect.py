@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 35, 0)
+LARGE_LOG = 8 * 1024 * 1024
+"""Bytes of the ``-wal`` file above which a worker's sweep cuts it off."""
 MAX_PAUSE = 0.004
 """Longest pause before the next try on a locked database, in seconds: short, and drawn at random,
 so that of many processes none starves."""
@@ -46,9 +48,11 @@ _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_NOTADB: StoreUnusable,
     sqlite3.SQLITE_AUTH: StoreUnusable,
 }
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_BUSY: "another process holds its lock; try again",
     sqlite3.SQLITE_LOCKED: "another connection holds its lock; try again",
+    sqlite3.SQLITE_PROTOCOL: "too many processes open it at once; try again",
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_READONLY: "it cannot be written; check the permissions of file and folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the path and its permissions",
@@ -88,7 +92,7 @@ class Database:
         self.in_memory: bool = path == ":memory:"
         self._synchronous = synchronous
         self._busy_limit = busy_limit
-        self._identity: tuple[int, int] | None = None
+        self._identity: dict[str, tuple[int, int]] = {}
 
     def create(self) -> sqlite3.Connection:
         """Open the database for writing; create the file and the schema where they are missing."""
@@ -96,7 +100,9 @@ class Database:
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is the oldest")
         if not self.in_memory:
             self._create_file()
-        return self._connect(self._synchronous, self._set_up)
+        connection = self._connect(self._synchronous, self._set_up)
+        self._remember(connection)
+        return connection
 
     def connect(self, synchronous: str | None = None) -> sqlite3.Connection:
         """One more connection to the database that `create` opened."""
@@ -117,14 +123,26 @@ class Database:
                         connection.execute("ROLLBACK")
                 raise
 
+    def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
+        """A look without a transaction of ours, repeated while the database is locked."""
+        with translated(self.path):
+            return self._patiently(lambda: look(connection))
+
     def check_identity(self) -> None:
         """SQLite goes on writing to a file that was deleted or replaced, silently: notice it.
 
         Raises:
             StoreReplaced: the path no longer leads to the file that was opened.
         """
-        if self._identity is not None and _identity(self.path) != self._identity:
-            raise StoreReplaced(f"{self.path} was deleted or replaced; restart what uses it")
+        for path, before in self._identity.items():
+            if _identity(path) != before:
+                raise StoreReplaced(f"{path} was deleted or replaced; restart what uses it")
+
+    def checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move a log that has grown large into the database, and cut it off, if nobody reads it."""
+        if not self.in_memory and os.stat(self.path + "-wal").st_size > LARGE_LOG:
+            with translated(self.path):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         # IMMEDIATE always: a deferred transaction fails when it comes to write after another did.
@@ -163,10 +181,17 @@ class Database:
             try:
                 return attempt()
             except sqlite3.OperationalError as error:
-                busy = _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                busy = _code(error) in _BUSY
                 if not busy or time.monotonic() >= give_up:
                     raise
                 time.sleep(random.uniform(0, MAX_PAUSE))
+
+    def _remember(self, connection: sqlite3.Connection) -> None:
+        """Which files the path leads to now: the database and its log, which is open by now."""
+        if not self.in_memory:
+            self.read(connection, lambda c: c.execute("SELECT count(*) FROM sitq_meta").fetchone())
+            found = {path: _identity(path) for path in (self.path, self.path + "-wal")}
+            self._identity = {path: one for path, one in found.items() if one is not None}
 
     def _create_file(self) -> None:
         """Create an empty file with mode 0600, without ever closing a descriptor of a live one.
@@ -183,7 +208,6 @@ class Database:
             self._link_new(target)
         if not os.access(target, os.W_OK) or not os.access(target.parent, os.W_OK):
             raise StoreReadOnly(f"{self.path}: {_ADVICE[sqlite3.SQLITE_READONLY]}")
-        self._identity = _identity(self.path)
 
     def _link_new(self, target: Path) -> None:
         try:

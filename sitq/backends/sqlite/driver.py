@@ -59,6 +59,10 @@ class Driver:
             self._open_thread()
         self._connection = await self.run(lambda _: connector())
 
+    def is_open(self) -> bool:
+        """Whether work can be posted."""
+        return self._connection is not None and self._put is not None
+
     def post(
         self,
         work: Callable[[Any], Any],

@@ -72,11 +72,12 @@ RETURNING seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_a
     enqueued, unknown_since
 
 -- name: settle
-WITH v (seq, fence, state, run_at, attempts, crashes, epoch, unknown_since, value, error, change) AS
+WITH v (seq, fence, state, run_at, attempts, crashes, epoch, unknown_since, value, error, change, keep) AS
     (VALUES {values})
 UPDATE sitq_task SET
     state = v.state, run_at = v.run_at, attempts = v.attempts, crashes = v.crashes,
-    epoch = v.epoch, unknown_since = v.unknown_since, value = v.value, error = v.error,
+    epoch = v.epoch, unknown_since = v.unknown_since, value = v.value,
+    error = CASE WHEN v.keep THEN sitq_task.error ELSE v.error END,
     change = v.change, worker = NULL, ended = CASE WHEN v.state >= 2 THEN ? END
 FROM v
 WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker IS ?

@@ -20,6 +20,8 @@ SQL = load_queries("sitq.backends.sqlite")
 INLINE = 1024
 """Bytes up to which a body stands in the row of its task."""
 ARGUMENTS, VALUE, ERROR = 0, 1, 2
+COLUMNS = 12
+"""Values of one change in the query `settle`."""
 
 STATES: tuple[State, ...] = (
     State.PENDING,
@@ -157,8 +159,8 @@ def settle(
         ended = change.state in TERMINAL
         counter += ended
         values += _changed_row(change, counter if ended else None)
-    sql = _with_values("settle", f"({', '.join('?' * 11)})", len(changes))
-    values += [None] * (11 * (_padded_size(len(changes)) - len(changes)))
+    sql = _with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
+    values += [None] * (COLUMNS * (_padded_size(len(changes)) - len(changes)))
     done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
     settled = {row[0] for row in done}
     _put_big_ends(connection, changes, settled)
@@ -179,12 +181,18 @@ def _changed_row(change: Change, number: int | None) -> tuple[Any, ...]:
         value if value is None or len(value) <= INLINE else None,
         error if error is None or len(error) <= INLINE else None,
         number,
+        _keeps_error(change),
     )
+
+
+def _keeps_error(change: Change) -> bool:
+    """A task that goes back without having failed again keeps its last error."""
+    return change.error is None and change.state is State.PENDING
 
 
 def _put_big_ends(connection: Connection, changes: Sequence[Change], settled: set[int]) -> None:
     for change in changes:
-        if change.attempts and change.seq in settled:
+        if change.attempts and not _keeps_error(change) and change.seq in settled:
             connection.execute(SQL["drop_big"], (change.seq, ERROR))
         for part, body in ((VALUE, change.value), (ERROR, change.error)):
             if body is not None and len(body) > INLINE and change.seq in settled:

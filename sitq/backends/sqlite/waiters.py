@@ -8,13 +8,16 @@ and `_read` runs on the thread of the reader, one after the other.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from sqlite3 import Connection
 from typing import Any
 
 import anyio
 
+from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
 from sitq.backends.sqlite.verbs import SQL, get
+from sitq.errors import NotOpen
 from sitq.lifecycle import TERMINAL
 from sitq.model import TaskRow
 
@@ -24,21 +27,27 @@ __all__ = ["Waiters"]
 class Waiters:
     """Those who wait for a task to end, by the id of the task."""
 
-    def __init__(self, reader: Driver) -> None:
+    def __init__(self, reader: Driver, database: Database) -> None:
         self._reader = reader
+        self._database = database
         self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
         self._reading = False
         self._again = False
         self._seen: int | None = None
         self._pruned = 0
+        self._closed = False
 
     async def ended(self, id: bytes) -> TaskRow | None:
         """Wait until the task has ended; None when there is no such task (any more)."""
         while True:
+            if self._closed:
+                raise NotOpen(f"{self._database.path} was closed while the task was waited for")
             event = anyio.Event()
             self._events[id].append(event)
             try:
-                row = await self._reader.run(lambda connection: self._look(connection, id))
+                row = await self._reader.run(
+                    lambda c: self._database.read(c, partial(self._look, id))
+                )
                 if row is None or row.state in TERMINAL:
                     return row
                 await event.wait()
@@ -53,7 +62,15 @@ class Waiters:
         if not self._reading:
             self._reading = True
             waiting = frozenset(self._events)
-            self._reader.post(lambda connection: self._read(connection, waiting), self._wake)
+            look = partial(self._read, waiting)
+            self._reader.post(lambda c: self._database.read(c, look), self._wake)
+
+    def close(self) -> None:
+        """Nobody can wait any longer."""
+        self._closed = True
+        for events in self._events.values():
+            for event in events:
+                event.set()
 
     def _leave(self, id: bytes, event: anyio.Event) -> None:
         events = self._events[id]
@@ -61,13 +78,13 @@ class Waiters:
         if not events:
             del self._events[id]
 
-    def _look(self, connection: Connection, id: bytes) -> TaskRow | None:
+    def _look(self, id: bytes, connection: Connection) -> TaskRow | None:
         if self._seen is None:
             meta = dict(connection.execute(SQL["meta"]).fetchall())
             self._seen, self._pruned = meta["ended"], meta["pruned"]
         return get(connection, id)
 
-    def _read(self, connection: Connection, waiting: frozenset[bytes]) -> set[bytes]:
+    def _read(self, waiting: frozenset[bytes], connection: Connection) -> set[bytes]:
         """The ids among ``waiting`` that may have ended since the last look."""
         meta = dict(connection.execute(SQL["meta"]).fetchall())
         if meta["pruned"] != self._pruned:
