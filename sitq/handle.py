@@ -12,11 +12,12 @@ import anyio
 from sitq.backends.base import Backend
 from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from sitq.failure import summary, unpack_error
+from sitq.lifecycle import TERMINAL
 from sitq.model import Result, State, Task, TaskRow
 from sitq.options import check_seconds
 from sitq.serialization import Serializer, unpack
 
-__all__ = ["TaskHandle", "check_wait", "to_result", "to_task", "wait_for_row"]
+__all__ = ["TaskHandle", "to_result", "to_task", "wait_for_row"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -55,10 +56,11 @@ class TaskHandle(Generic[R_co]):
             TimeoutError: the task has not ended in time.
             NotSerializable: the stored value cannot be read with this serializer.
         """
-        with anyio.fail_after(None if timeout is None else check_wait(timeout)):
-            row = await self._backend.ended(self.id.bytes)
+        row = await wait_for_row(self._backend, self.id, timeout)
         if row is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+        if row.state not in TERMINAL:
+            raise TimeoutError(f"task {self.id} ({row.name}) is {row.state} after {timeout} s")
         return value_of(to_result(row, self._serializer))
 
     async def get(self) -> Task | None:
@@ -92,16 +94,16 @@ class TaskHandle(Generic[R_co]):
         return state in (State.PENDING, State.RUNNING)
 
 
-def check_wait(timeout: float) -> float:
+def _check_wait(timeout: float) -> float:
     """How long to wait: seconds from 0, `math.inf` for as long as it takes."""
     return math.inf if timeout == math.inf else check_seconds("timeout", timeout)
 
 
-async def wait_for_row(backend: Backend, id: UUID, timeout: float) -> TaskRow | None:
-    """The row of a task once it has ended; None after ``timeout`` seconds or if it is absent."""
-    with anyio.move_on_after(timeout):
+async def wait_for_row(backend: Backend, id: UUID, timeout: float | None) -> TaskRow | None:
+    """A task once it has ended, or as it is after ``timeout`` seconds. None if it is absent."""
+    with anyio.move_on_after(math.inf if timeout is None else _check_wait(timeout)):
         return await backend.ended(id.bytes)
-    return None
+    return await backend.get(id.bytes)
 
 
 def value_of(result: Result) -> Any:

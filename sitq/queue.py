@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
-from sitq.handle import TaskHandle, check_wait, to_result, to_task, wait_for_row
+from sitq.handle import TaskHandle, to_result, to_task, wait_for_row
 from sitq.lifecycle import TERMINAL
 from sitq.model import NewTask, Result, State, Task
 from sitq.naming import shown
@@ -23,6 +23,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PRUNE_BATCH = 500
+MAX_CALLS = 100_000
+"""Calls that `TaskQueue.enqueue_many` takes: more would hold the lock of the store for long."""
 
 
 class TaskQueue:
@@ -39,7 +41,7 @@ class TaskQueue:
 
     def __init__(self, backend: Backend, *, serializer: Serializer | None = None) -> None:
         self._backend = backend
-        self._serializer = serializer or default_serializer
+        self._serializer = default_serializer if serializer is None else serializer
         self._entered = 0
         self._closed = False
 
@@ -100,7 +102,14 @@ class TaskQueue:
                 raise InvalidOption(
                     f"enqueue_many takes calls such as fetch.call(...), not {type(call).__name__}"
                 )
-            parts.append((check_registered(call.function), call.args, call.kwargs))
+            function = check_registered(call.function)
+            function.check(call.args, call.kwargs)
+            parts.append((function, call.args, call.kwargs))
+            if len(parts) > MAX_CALLS:
+                raise InvalidOption(
+                    f"more than {MAX_CALLS} calls are too many for one transaction; "
+                    "enqueue them in chunks"
+                )
         return await self._store(parts)
 
     async def get_result(
@@ -117,7 +126,7 @@ class TaskQueue:
         if timeout is None:
             row = await self._backend.get(id.bytes)
         else:
-            row = await wait_for_row(self._backend, id, check_wait(timeout))
+            row = await wait_for_row(self._backend, id, timeout)
         if row is None or row.state not in TERMINAL:
             return None
         return to_result(row, self._serializer)
@@ -299,8 +308,10 @@ def _filter(
 
 
 def _state(state: State | str | None) -> State | None:
+    if state is None:
+        return None
     try:
-        return None if state is None else State(state)
-    except ValueError:
+        return State(state)
+    except Exception:
         known = ", ".join(State)
         raise InvalidOption(f"there is no state {shown(state)}; there are {known}") from None

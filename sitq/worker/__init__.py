@@ -68,8 +68,8 @@ class Worker:
         unknown_after: float = 300.0,
     ) -> None:
         self._backend = backend
-        self._serializer = serializer or default_serializer
-        self._registry = registry or default_registry
+        self._serializer = default_serializer if serializer is None else serializer
+        self._registry = default_registry if registry is None else registry
         self._options = Options(
             queues=_queues(queues),
             max_concurrency=check_whole("max_concurrency", max_concurrency, 1, 100_000),

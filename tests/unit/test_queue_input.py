@@ -199,7 +199,7 @@ async def test_no_calls_are_no_error(queue: TaskQueue) -> None:
 
 async def test_too_many_calls_are_refused(queue: TaskQueue) -> None:
     calls = itertools.repeat(echo.call(None), 100_001)
-    with pytest.raises(InvalidOption, match=r"100,?001.* 100,?000"):
+    with pytest.raises(InvalidOption, match="more than 100000 calls"):
         await queue.enqueue_many(calls)
     assert await total(queue) == 0
 
@@ -533,3 +533,36 @@ async def test_equal_handles_name_the_same_task(queue: TaskQueue) -> None:
     assert {one, two, again} == {one, two}
     assert str(one.id) in repr(one)
     assert await queue.get(one) == await queue.get(one.id) == await queue.get(one.id.hex)
+
+
+async def test_a_timeout_of_nothing_is_a_look(queue: TaskQueue) -> None:
+    handle = await queue.enqueue(echo, 1)
+    assert await queue.get_result(handle, 0) is None
+    with pytest.raises(TimeoutError, match="pending"):
+        await handle.result(0)
+    await handle.cancel()
+    result = await queue.get_result(handle, 0)
+    assert result is not None
+    with pytest.raises(TaskCancelled):
+        await handle.result(0)
+
+
+async def test_an_endless_batch_is_refused(queue: TaskQueue) -> None:
+    with pytest.raises(InvalidOption, match="chunks"):
+        await queue.enqueue_many(itertools.repeat(echo.call(1)))
+
+
+async def test_a_call_made_by_hand_is_checked(queue: TaskQueue) -> None:
+    with pytest.raises(InvalidArguments):
+        await queue.enqueue_many([Call(echo, (1, 2, 3), {})])
+
+
+def test_an_empty_registry_is_a_registry() -> None:
+    registry = Registry()
+    assert Worker(SQLiteBackend(":memory:"), registry=registry)._registry is registry
+
+
+@pytest.mark.parametrize("options", [{"busy_limit": "1"}, {"busy_limit": -1}, {"path": b"x"}])
+def test_backend_options_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOption):
+        SQLiteBackend(**{"path": ":memory:", **options})

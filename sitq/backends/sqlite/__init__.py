@@ -24,13 +24,12 @@ from sitq.clock import Clock
 from sitq.errors import InvalidOption, NotOpen
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
+from sitq.naming import shown
+from sitq.options import check_seconds
 
 __all__ = ["SQLiteBackend"]
 
 T = TypeVar("T")
-
-MAX_INSERT = 100_000
-"""Tasks that one `SQLiteBackend.insert` takes: more would hold the lock for too long."""
 
 
 class SQLiteBackend:
@@ -61,13 +60,11 @@ class SQLiteBackend:
         clock: Clock | None = None,
     ) -> None:
         text = os.fspath(path)
-        if not text or "\0" in text:
-            raise InvalidOption(f"path must name a file or be ':memory:': {text!r}")
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise InvalidOption(f"path must name a file or be ':memory:': {shown(text)}")
         if synchronous not in ("FULL", "NORMAL"):
-            raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {synchronous!r}")
-        if not 0 <= busy_limit < float("inf"):
-            raise InvalidOption(f"busy_limit must be seconds from 0: {busy_limit!r}")
-        self._database = Database(text, synchronous, busy_limit)
+            raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {shown(synchronous)}")
+        self._database = Database(text, synchronous, check_seconds("busy_limit", busy_limit))
         self._clock = clock or Clock()
         self._opened: _Opened | None = None
         self._users = 0
@@ -115,11 +112,6 @@ class SQLiteBackend:
     async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
         if not tasks:
             return []
-        if len(tasks) > MAX_INSERT:
-            raise InvalidOption(
-                f"{len(tasks)} tasks are too many for one transaction; "
-                f"enqueue them in chunks of up to {MAX_INSERT}"
-            )
         opened = await self._ready()
         size = sum(len(task.arguments) for task in tasks)
         ids = await opened.commit.submit(
