@@ -10,12 +10,20 @@ from uuid import UUID
 
 from sitq.errors import UsageError
 
-__all__ = ["CurrentTask", "current_task", "running_task"]
+__all__ = ["CurrentTask", "Running", "current_task", "running_task"]
 
 
-class _Run(Protocol):
+class Running(Protocol):
+    """A run, as far as its function may know of it."""
+
     @property
-    def cancel_called(self) -> bool: ...
+    def cancel_called(self) -> bool:
+        """Whether it is to end."""
+        ...
+
+    def describe(self) -> CurrentTask:
+        """The task that it is a run of."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class CurrentTask:
     enqueued_at: datetime
     deadline: datetime | None
     """When its time is up whatever happens; the timeout of one run is not part of it."""
-    _run: _Run
+    _run: Running
 
     @property
     def cancelled(self) -> bool:
@@ -38,7 +46,8 @@ class CurrentTask:
         return self._run.cancel_called
 
 
-running_task: ContextVar[CurrentTask | None] = ContextVar("sitq_current_task", default=None)
+# The run and not the `CurrentTask`: most functions never ask, and to make one takes time.
+running_task: ContextVar[Running | None] = ContextVar("sitq_current_task", default=None)
 
 
 def current_task() -> CurrentTask:
@@ -47,7 +56,7 @@ def current_task() -> CurrentTask:
     Raises:
         UsageError: no task runs here.
     """
-    task = running_task.get()
-    if task is None:
+    run = running_task.get()
+    if run is None:
         raise UsageError("no task runs here; current_task() is for task functions")
-    return task
+    return run.describe()

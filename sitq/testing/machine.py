@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import count
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -21,7 +19,7 @@ from sitq.backends.base import Backend, Filter, Heart, Recovered, Wanted
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import ManualClock
 from sitq.errors import KeyTaken
-from sitq.lifecycle import TERMINAL, TRANSITIONS
+from sitq.lifecycle import TERMINAL
 from sitq.model import (
     Change,
     NewTask,
@@ -33,6 +31,7 @@ from sitq.model import (
     WorkerRecord,
 )
 from sitq.retry import Retry
+from sitq.testing.model import Known, Model
 
 __all__ = ["QueueMachine"]
 
@@ -44,48 +43,6 @@ ENDS = (
 )
 QUEUES = ("default", "mail")
 _numbers = st.integers(0, 1_000)
-
-
-@dataclass(slots=True)
-class _Known:
-    """A task as it must be in the store."""
-
-    order: int
-    new: NewTask
-    run_at: float
-    state: State = State.PENDING
-    fence: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    cancel: bool = False
-    worker: int | None = None
-    held: Reservation | None = None
-    ended: int = 0
-
-    @property
-    def live(self) -> bool:
-        return self.state not in TERMINAL
-
-    def reads_as(self, row: TaskRow) -> bool:
-        return (
-            self.new.queue,
-            self.new.priority,
-            self.new.key,
-            self.state,
-            self.run_at,
-            self.attempts,
-            self.crashes,
-            self.cancel,
-        ) == (
-            row.queue,
-            row.priority,
-            row.key,
-            row.state,
-            row.run_at,
-            row.attempts,
-            row.crashes,
-            row.cancel_requested,
-        )
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -108,8 +65,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._clock = ManualClock()
         self._rng = random.Random(0)
         self._ids = count(1)
-        self._ends = count(1)
-        self._tasks: dict[bytes, _Known] = {}
+        self._model = Model()
         self._workers: list[int] = []
         self._hearts: dict[int, Heart] = {}
         self._stale: list[tuple[int, Change]] = []
@@ -183,9 +139,11 @@ class QueueMachine(RuleBasedStateMachine):
         ]
         expected: list[bytes] = []
         for task in tasks:
-            holder = self._holder(task.key)
+            holder = self._model.holder(task.key)
             if holder is None:
-                self._tasks[task.id] = _Known(int.from_bytes(task.id, "big"), task, task.run_at)
+                self._model.tasks[task.id] = Known(
+                    int.from_bytes(task.id, "big"), task, task.run_at
+                )
             expected.append(task.id if holder is None else holder.new.id)
         assert self._portal.call(self._backend.insert, tasks) == expected
 
@@ -193,8 +151,8 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._workers)
     def reserve(self, which: int, limit: int, queues: tuple[str, ...] | None) -> None:
         worker = self._workers[which % len(self._workers)]
-        suspect = not any(task.crashes for task in self._held_by(worker))
-        expected = self._eligible(limit, queues, suspect)
+        suspect = not any(task.crashes for task in self._model.held_by(worker))
+        expected = self._model.eligible(limit, queues, suspect, self._clock.time())
         got: list[Reservation] = []
         wanted = Wanted(limit, queues, (), suspect)
         due = self._portal.call(self._backend.reserve, worker, wanted, got.extend)
@@ -202,12 +160,12 @@ class QueueMachine(RuleBasedStateMachine):
         for reservation in got:
             self._reserved(worker, reservation)
         if len(got) < limit:
-            assert due == self._next_due(queues)
+            assert due == self._model.next_due(queues, self._clock.time())
 
     @rule(which=_numbers, kind=st.sampled_from(ENDS), saw_cancel=st.booleans())
-    @precondition(lambda self: self._running())
+    @precondition(lambda self: self._model.running())
     def settle(self, which: int, kind: OutcomeKind, saw_cancel: bool) -> None:
-        running = self._running()
+        running = self._model.running()
         task = running[which % len(running)]
         assert task.held is not None
         assert task.worker is not None
@@ -235,22 +193,22 @@ class QueueMachine(RuleBasedStateMachine):
         assert self._portal.call(self._backend.settle, worker, [change]) == set()
 
     @rule(which=_numbers)
-    @precondition(lambda self: self._tasks)
+    @precondition(lambda self: self._model.tasks)
     def cancel(self, which: int) -> None:
-        task = self._some(which)
+        task = self._model.some(which)
         assert self._portal.call(self._backend.cancel, task.new.id) == task.state
         if task.state is State.PENDING:
             task.cancel = True
-            self._move(task, State.CANCELLED)
+            self._model.move(task, State.CANCELLED)
         elif task.state is State.RUNNING:
             task.cancel = True
 
     @rule(which=_numbers)
-    @precondition(lambda self: self._tasks)
+    @precondition(lambda self: self._model.tasks)
     def revive(self, which: int) -> None:
-        task = self._some(which)
+        task = self._model.some(which)
         dead = task.state in (State.FAILED, State.CANCELLED)
-        if dead and self._holder(task.new.key) is not None:
+        if dead and self._model.holder(task.new.key) is not None:
             try:
                 self._portal.call(self._backend.revive, task.new.id)
             except KeyTaken:
@@ -258,7 +216,7 @@ class QueueMachine(RuleBasedStateMachine):
             raise AssertionError("revived beside a live task with the same key")
         assert self._portal.call(self._backend.revive, task.new.id) == task.state
         if dead:
-            self._move(task, State.PENDING)
+            self._model.move(task, State.PENDING)
             task.run_at = self._clock.time()
             task.fence += 1
             task.attempts = task.crashes = 0
@@ -278,7 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
         for seconds in (self.lease, self.lease / 3 + 0.5):
             self._clock.advance(seconds)
             self._upkeep()
-        assert not self._held_by(dead)
+        assert not self._model.held_by(dead)
 
     @rule()
     def recover(self) -> None:
@@ -286,33 +244,35 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 5))
     def prune(self, limit: int) -> None:
-        ended = sorted((t for t in self._tasks.values() if not t.live), key=lambda t: t.ended)
+        ended = sorted((t for t in self._model.tasks.values() if not t.live), key=lambda t: t.ended)
         pruned = self._prune(limit)
         assert pruned == min(limit, len(ended))
         for task in ended[:limit]:
-            del self._tasks[task.new.id]
+            del self._model.tasks[task.new.id]
 
     @invariant()
     def store_is_as_the_model(self) -> None:
         rows = self._find()
-        assert {row.id for row in rows} == set(self._tasks), "a task was lost, or came from nowhere"
+        assert {row.id for row in rows} == set(self._model.tasks), (
+            "a task was lost, or came from nowhere"
+        )
         for row in rows:
-            assert self._tasks[row.id].reads_as(row), (self._tasks[row.id], row)
+            assert self._model.tasks[row.id].reads_as(row), (self._model.tasks[row.id], row)
 
     @invariant()
     def counts_are_right(self) -> None:
-        states = Counter(task.state for task in self._tasks.values())
+        states = Counter(task.state for task in self._model.tasks.values())
         assert dict(self._portal.call(self._backend.counts)) == {s: states[s] for s in State}
 
     @invariant()
     def promises_hold(self) -> None:
         keys = Counter(row.key for row in self._find() if row.key and row.state not in TERMINAL)
         assert all(number == 1 for number in keys.values()), "two live tasks with one key"
-        for task in self._tasks.values():
+        for task in self._model.tasks.values():
             assert task.attempts <= self.retry.attempts
             assert task.crashes <= self.crash_limit
         for worker in self._workers:
-            assert sum(task.crashes > 0 for task in self._held_by(worker)) <= 1
+            assert sum(task.crashes > 0 for task in self._model.held_by(worker)) <= 1
 
     def _upkeep(self) -> None:
         """What every living worker does all the time: beat, and take what dead ones hold."""
@@ -325,7 +285,7 @@ class QueueMachine(RuleBasedStateMachine):
         now = self._clock.time()
         found = self._portal.call(self._sweep, worker)
         assert found.lease_held, "a worker that beats lost its lease"
-        by_seq = {task.held.seq: task for task in self._running() if task.held is not None}
+        by_seq = {task.held.seq: task for task in self._model.running() if task.held is not None}
         for change in found.crashed:
             task = by_seq[change.seq]
             assert task.held is not None
@@ -335,7 +295,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._apply(task, change)
         late = {
             task.new.id: task
-            for task in self._tasks.values()
+            for task in self._model.tasks.values()
             if task.state is State.PENDING
             and task.new.deadline is not None
             and task.new.deadline <= now
@@ -363,65 +323,22 @@ class QueueMachine(RuleBasedStateMachine):
         return self._portal.call(prune)
 
     def _reserved(self, worker: int, reservation: Reservation) -> None:
-        task = self._tasks[reservation.id]
+        task = self._model.tasks[reservation.id]
         assert reservation.fence > task.fence, "the fence did not grow"
         assert reservation.run_at <= self._clock.time(), "a delayed task came early"
         assert reservation.arguments == task.new.arguments
         assert (reservation.attempts, reservation.crashes) == (task.attempts, task.crashes)
-        self._move(task, State.RUNNING)
+        self._model.move(task, State.RUNNING)
         task.fence, task.worker, task.held = reservation.fence, worker, reservation
 
-    def _apply(self, task: _Known, change: Change) -> None:
+    def _apply(self, task: Known, change: Change) -> None:
         if task.worker is not None:
             self._stale.append((task.worker, change))
-        self._move(task, change.state)
+        self._model.move(task, change.state)
         task.run_at, task.attempts, task.crashes = change.run_at, change.attempts, change.crashes
         task.worker = task.held = None
-
-    def _move(self, task: _Known, state: State) -> None:
-        assert state in TRANSITIONS[task.state].values(), f"{task.state} became {state}"
-        task.state = state
-        task.ended = next(self._ends) if state in TERMINAL else 0
 
     def _stop_beating(self, worker: int) -> None:
         heart = self._hearts.pop(worker, None)
         if heart is not None:
             self._portal.call(heart.close)
-
-    def _some(self, which: int) -> _Known:
-        return list(self._tasks.values())[which % len(self._tasks)]
-
-    def _running(self) -> list[_Known]:
-        return [task for task in self._tasks.values() if task.state is State.RUNNING]
-
-    def _held_by(self, worker: int) -> list[_Known]:
-        return [task for task in self._running() if task.worker == worker]
-
-    def _holder(self, key: str | None) -> _Known | None:
-        if key is None:
-            return None
-        return next((t for t in self._tasks.values() if t.live and t.new.key == key), None)
-
-    def _pending(self, queues: tuple[str, ...] | None) -> Iterable[_Known]:
-        for task in self._tasks.values():
-            if task.state is State.PENDING and (queues is None or task.new.queue in queues):
-                yield task
-
-    def _next_due(self, queues: tuple[str, ...] | None) -> float | None:
-        now = self._clock.time()
-        return min((t.run_at for t in self._pending(queues) if t.run_at > now), default=None)
-
-    def _eligible(self, limit: int, queues: tuple[str, ...] | None, suspect: bool) -> list[_Known]:
-        now = self._clock.time()
-        ready = [
-            task
-            for task in self._pending(queues)
-            if task.run_at <= now and (task.new.deadline is None or task.new.deadline > now)
-        ]
-        ready.sort(key=lambda task: (-task.new.priority, task.run_at, task.order))
-        chosen: list[_Known] = []
-        for task in ready:
-            if not task.crashes or suspect:
-                chosen.append(task)
-                suspect = suspect and not task.crashes
-        return chosen[:limit]

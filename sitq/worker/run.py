@@ -76,6 +76,19 @@ class Run:
         if self.timeout is None and function is not None:
             self.timeout = function.options.timeout
 
+    def describe(self) -> CurrentTask:
+        """The task, as its function may know it."""
+        task = self.task
+        return CurrentTask(
+            id=UUID(bytes=task.id),
+            name=task.name,
+            queue=task.queue,
+            attempt=task.attempts + 1,
+            enqueued_at=moment(task.enqueued),
+            deadline=None if task.deadline is None else moment(task.deadline),
+            _run=self,
+        )
+
     def stop(self, cause: Cause) -> None:
         """Cancel the run, for this reason unless there is one already."""
         if self.cause is None:
@@ -127,7 +140,7 @@ async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> O
         function.check(args, kwargs)
     except Exception as error:
         return _failed(error, final=True)
-    running_task.set(_current_task(run))
+    running_task.set(run)
     if function.is_async:
         value = await function.function(*args, **kwargs)
     else:
@@ -172,7 +185,7 @@ def _scope_deadline(run: Run, now: float) -> float:
     if run.task.deadline is not None and run.task.deadline - now <= left:
         run.ends_by_deadline = True
         left = run.task.deadline - now
-    return anyio.current_time() + left
+    return left if left == math.inf else anyio.current_time() + left
 
 
 def _policy(task: Reservation, function: TaskFunction[..., Any] | None) -> Retry:
@@ -183,16 +196,3 @@ def _policy(task: Reservation, function: TaskFunction[..., Any] | None) -> Retry
             pass
     declared = None if function is None else function.options.retry
     return declared or NO_RETRY
-
-
-def _current_task(run: Run) -> CurrentTask:
-    task = run.task
-    return CurrentTask(
-        id=UUID(bytes=task.id),
-        name=task.name,
-        queue=task.queue,
-        attempt=task.attempts + 1,
-        enqueued_at=moment(task.enqueued),
-        deadline=None if task.deadline is None else moment(task.deadline),
-        _run=run,
-    )

@@ -143,7 +143,8 @@ class Shift:
     def end(self, run: Run) -> None:
         """A run has its outcome: it waits to be settled."""
         self.ended.append(run)
-        self.something_ended.set()
+        if len(self.ended) == 1:
+            self.something_ended.set()
 
     def stop_runs(self, cause: Cause) -> None:
         """Cancel every run that has not ended."""

@@ -138,3 +138,12 @@ async def test_a_sweep_cuts_off_a_large_log(tmp_path: Path) -> None:
         worker = await backend.hire(WorkerRecord("host", 1, None, 1, 15.0))
         await backend.recover(worker, crash_limit=3, unknown_after=300)
         assert log.stat().st_size < 1024 * 1024
+
+
+async def test_a_closed_backend_can_be_opened_again(tmp_path: Path) -> None:
+    backend = SQLiteBackend(tmp_path / "tasks.db")
+    for _ in range(3):  # each time with a new log: the last to close deletes it
+        async with backend:
+            await TaskQueue(backend).enqueue(nothing)
+    async with backend:
+        assert sum((await backend.counts()).values()) == 3

@@ -100,6 +100,7 @@ class Database:
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is the oldest")
         if not self.in_memory:
             self._create_file()
+        self._identity = {}  # of an earlier opening
         connection = self._connect(self._synchronous, self._set_up)
         self._remember(connection)
         return connection
