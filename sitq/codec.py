@@ -45,9 +45,10 @@ class _Walk:
     __slots__ = ("classes", "deepest", "most", "room")
 
     def __init__(self, classes: Mapping[Any, Registered], deepest: int, most: int) -> None:
-        self.classes = classes
-        self.deepest = deepest
-        self.most = self.room = most
+        self.classes: Mapping[Any, Registered] = classes
+        self.deepest: int = deepest
+        self.most: int = most
+        self.room: int = most
 
     def spend(self, nodes: int) -> None:
         self.room -= nodes
@@ -135,8 +136,8 @@ class Decoder(_Walk):
         size = len(data)
         if size > _TINY:
             _check_complete(data)
-        self.containers = 0
-        self.tagged = b"\xff" in data
+        self.containers: int = 0
+        self.tagged: bool = b"\xff" in data
         value = _unpackb(
             data,
             strict_map_key=False,
