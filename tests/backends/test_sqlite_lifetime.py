@@ -147,3 +147,20 @@ async def test_a_closed_backend_can_be_opened_again(tmp_path: Path) -> None:
             await TaskQueue(backend).enqueue(nothing)
     async with backend:
         assert sum((await backend.counts()).values()) == 3
+
+
+async def test_who_waits_learns_that_the_file_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    async with SQLiteBackend(path) as backend:
+        handle = await TaskQueue(backend).enqueue(nothing)
+
+        async def wait() -> None:
+            with pytest.raises(StoreReplaced):
+                await handle.result()
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                await anyio.sleep(0.05)
+                path.unlink()
+    assert not path.exists()

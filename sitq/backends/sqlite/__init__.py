@@ -305,9 +305,7 @@ class _Opened:
             await opened.writer.open(database.create)
             if not database.in_memory:
                 await opened.reader.open(database.connect)
-                opened._watch = Watch(
-                    database.path, database.connect, partial(loop.call, opened.foreign_change)
-                )
+                opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
         except BaseException:
             await opened.close()
             raise

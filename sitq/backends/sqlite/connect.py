@@ -107,6 +107,7 @@ class Database:
 
     def connect(self, synchronous: str | None = None) -> sqlite3.Connection:
         """One more connection to the database that `create` opened."""
+        self.check_identity()  # SQLite would make a new file where the old one was
         return self._connect(synchronous or self._synchronous, lambda _: None)
 
     @contextmanager
@@ -127,6 +128,7 @@ class Database:
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
         with translated(self.path):
+            self.check_identity()
             return self._patiently(lambda: look(connection))
 
     def check_identity(self) -> None:

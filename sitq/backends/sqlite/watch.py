@@ -18,6 +18,9 @@ from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
+from sitq.backends.sqlite.connect import Database
+from sitq.errors import StoreError
+
 _inotify: Any = None  # it ships no types
 with suppress(ImportError):  # not Linux
     _inotify = import_module("inotify_simple")
@@ -36,21 +39,18 @@ class Watch:
     """Watches one database for commits of others, from a thread, while somebody is interested.
 
     Args:
-        path: of the database file.
-        connect: makes the watcher's own connection; called on the thread.
-        changed: called on the thread after a commit was seen.
+        database: which one; the watcher makes its own connection to it.
+        changed: called on the thread after a commit was seen, and when the database is unusable:
+            whoever waits looks then, and meets the error.
     """
 
-    def __init__(
-        self, path: str, connect: Callable[[], sqlite3.Connection], changed: Callable[[], object]
-    ) -> None:
-        self._path = path
-        self._connect = connect
+    def __init__(self, database: Database, changed: Callable[[], object]) -> None:
+        self._database = database
         self._changed = changed
         self._interested = 0
         self._wanted = threading.Event()
         self._closed = False
-        self._events = _Events(path)
+        self._events = _Events(database.path)
         self._thread = threading.Thread(target=self._run, name="sitq-watch", daemon=True)
         self._thread.start()
 
@@ -78,8 +78,15 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            with suppress(sqlite3.Error), closing(self._connect()) as connection:
-                self._watch(connection)
+            while not self._closed:
+                with (
+                    suppress(sqlite3.Error, StoreError),
+                    closing(self._database.connect()) as connection,
+                ):
+                    self._watch(connection)
+                if not self._closed:
+                    self._changed()
+                    self._events.wait(TICK)
         finally:
             self._events.close()
 
@@ -103,6 +110,7 @@ class Watch:
         return seen
 
     def _report(self, connection: sqlite3.Connection, seen: int) -> int:
+        self._database.check_identity()
         try:
             now = connection.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.OperationalError:
