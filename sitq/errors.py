@@ -12,7 +12,6 @@ __all__ = [
     "InvalidArguments",
     "InvalidOption",
     "KeyTaken",
-    "LeaseLost",
     "NotOpen",
     "NotRegistered",
     "NotSerializable",
@@ -41,11 +40,11 @@ class SitqError(Exception):
     """The base of every exception that sitq raises of its own."""
 
 
-# The caller is at fault: nothing was stored.
+# The caller is at fault: what was asked was not done.
 
 
 class UsageError(SitqError):
-    """The caller asked for something that cannot be done; nothing was stored."""
+    """The caller asked for something that cannot be done."""
 
 
 class InvalidOption(UsageError, ValueError):
@@ -120,10 +119,6 @@ class UnknownTask(TaskError):
 
 class WorkerLost(TaskError):
     """Workers died under the task ``crash_limit`` times; recorded as its error."""
-
-
-class LeaseLost(TaskError):
-    """The worker no longer holds the task: another one was given it."""
 
 
 # The store is at fault.

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 
 from sitq.backends.base import Heart
-from sitq.errors import StoreError
 
 __all__ = ["Heartbeat"]
 
@@ -48,5 +47,5 @@ class Heartbeat:
     def _beat(self) -> bool:
         try:
             return self._heart.beat()
-        except StoreError:  # the next beat may succeed; the worker meets the error itself
+        except Exception:  # the next beat may succeed; the worker meets the error itself
             return True

@@ -62,7 +62,6 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
                 Event.RELEASE: State.PENDING,
                 Event.CRASH: State.PENDING,
                 Event.CANCEL: State.CANCELLED,
-                Event.EXPIRE: State.FAILED,
             }
         ),
         State.SUCCEEDED: MappingProxyType({}),

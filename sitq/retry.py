@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
@@ -30,17 +29,17 @@ MAX_ATTEMPTS = 2**31 - 1
 class Retry:
     """How often a task is run again after it failed or timed out, and how long it waits in between.
 
-    The delay after ``n`` failed runs is drawn evenly from ``[base, ceiling]``, where ``ceiling`` is
-    ``min(cap, base * factor ** (n - 1))``: exponential backoff with jitter, see Marc Brooker,
-    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015. ``base`` is kept as a floor so
-    that no failure is retried at once.
+    The delay after ``n`` failed runs is drawn evenly from ``base`` to ``base * factor ** n``, but
+    not above ``cap``: exponential backoff with full jitter, see Marc Brooker, "Exponential Backoff
+    And Jitter", AWS Architecture Blog, 2015. Other than there, ``base`` is kept as a floor, so that
+    no failure is retried at once. Without jitter it is ``base * factor ** (n - 1)``.
 
     Args:
         attempts: how many runs a task gets in all, the first one included; at least 1.
         base: the shortest delay, in seconds.
         factor: by how much the ceiling of the delay grows with each attempt; at least 1.
         cap: the longest delay, in seconds.
-        jitter: False makes every delay its ceiling.
+        jitter: False draws nothing: tasks that failed together return together.
         retry_on: exception classes, or their qualified names (``"module.Name"``), that are retried.
             Subclasses count. Default: every exception.
         give_up_on: exceptions that are never retried; stronger than ``retry_on``.
@@ -109,13 +108,16 @@ class Retry:
 
     def delay(self, attempts: int, rng: Random) -> float:
         """Seconds to wait after ``attempts`` failed runs."""
+        if not self.jitter:
+            return self._grown(attempts - 1)
+        return rng.uniform(self.base, self._grown(attempts))
+
+    def _grown(self, times: int) -> float:
         try:
             # A power of whole numbers would grow to millions of digits before it overflows.
-            grown = self.base * float(self.factor) ** (attempts - 1)
+            return min(self.cap, self.base * float(self.factor) ** times)
         except OverflowError:
-            grown = math.inf if self.base else 0.0
-        ceiling = min(self.cap, grown)
-        return rng.uniform(self.base, ceiling) if self.jitter else ceiling
+            return self.cap if self.base else 0.0
 
 
 def type_names(error: BaseException) -> frozenset[str]:
@@ -127,9 +129,14 @@ def type_names(error: BaseException) -> frozenset[str]:
         if id(one) not in seen:
             seen.add(id(one))
             names.update(_class_names(type(one)))
-            if isinstance(one, BaseExceptionGroup):
-                pending.extend(cast("BaseExceptionGroup[BaseException]", one).exceptions)
+            if issubclass(type(one), BaseExceptionGroup):
+                pending.extend(_members(one))
     return frozenset(names)
+
+
+def _members(group: BaseException) -> tuple[BaseException, ...]:
+    """What the group holds, whatever a subclass makes of ``exceptions``."""
+    return BaseExceptionGroup.exceptions.__get__(group)  # pyright: ignore
 
 
 def _class_names(cls: type) -> list[str]:

@@ -126,11 +126,12 @@ def _pack(
 def _check_bytes(serializer: Serializer, data: object, what: str, done: str) -> None:
     if type(data) is not bytes:
         raise _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
-    if len(data) > serializer.max_bytes:
+    most = getattr(serializer, "max_bytes", Serializer.max_bytes)  # it need not be a subclass
+    if len(data) > most:
         raise _failed(
             what,
             done,
-            f"{len(data):,} bytes are more than the {serializer.max_bytes:,} allowed; keep the "
+            f"{len(data):,} bytes are more than the {most:,} allowed; keep the "
             "data elsewhere and pass where it is, or raise max_bytes of the serializer",
         )
 

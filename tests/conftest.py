@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def no_leaked_threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
+    gc.collect()  # a backend that is dropped ends its threads
     leaked = [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
     for thread in leaked:
         thread.join(5)

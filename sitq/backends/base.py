@@ -10,7 +10,7 @@ import anyio
 from sitq.clock import Clock
 from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
 
-__all__ = ["Backend", "Changes", "Filter", "Heart", "Recovered", "Wanted"]
+__all__ = ["Backend", "Changes", "Filter", "Heart", "Recovered", "Sweep", "Wanted"]
 
 
 class Wanted(NamedTuple):
@@ -23,6 +23,21 @@ class Wanted(NamedTuple):
     """Names of functions that this worker does not know."""
     suspect: bool = True
     """Whether one task with crashes may be among them."""
+
+
+class Sweep(NamedTuple):
+    """What a worker lets `Backend.recover` do."""
+
+    crash_limit: int
+    """A task under which so many workers died fails."""
+    unknown_after: float
+    """Seconds after which a task fails that no worker knows."""
+    known: tuple[str, ...] = ()
+    """Names of functions that the worker knows: tasks of them are not unknown."""
+    unknown: tuple[str, ...] = ()
+    """Names that it met and does not know: for tasks of them the time begins to run."""
+    queues: tuple[str, ...] | None = None
+    """The queues that it serves; None serves all. ``known`` and ``unknown`` are about these."""
 
 
 class Recovered(NamedTuple):
@@ -158,12 +173,10 @@ class Backend(Protocol):
         """The ``seq`` of the tasks of this worker that somebody asked to cancel."""
         ...
 
-    async def recover(self, worker: int, *, crash_limit: int, unknown_after: float) -> Recovered:
+    async def recover(self, worker: int, rules: Sweep) -> Recovered:
         """Renew the worker's lease, take back what dead workers hold, fail what can never run.
 
-        Args:
-            crash_limit: a task under which so many workers died fails.
-            unknown_after: seconds after which a task fails that no worker knows.
+        It fails a bounded number at a time: to be repeated while it finds some.
         """
         ...
 

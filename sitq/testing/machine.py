@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sitq import lifecycle
-from sitq.backends.base import Backend, Filter, Heart, Recovered, Wanted
+from sitq.backends.base import Backend, Filter, Heart, Recovered, Sweep, Wanted
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import ManualClock
 from sitq.errors import KeyTaken
@@ -306,9 +306,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._apply(late[numbers[change.seq]], change)
 
     async def _sweep(self, worker: int) -> Recovered:
-        return await self._backend.recover(
-            worker, crash_limit=self.crash_limit, unknown_after=3_600.0
-        )
+        return await self._backend.recover(worker, Sweep(self.crash_limit, 3_600.0))
 
     def _find(self) -> list[TaskRow]:
         async def find() -> list[TaskRow]:

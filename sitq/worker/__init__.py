@@ -81,7 +81,7 @@ class Worker:
             unknown_after=check_seconds("unknown_after", unknown_after, 0.0),
         )
         self._running = False
-        self._intent: object | None = None
+        self._intents: set[object] = set()
         self._stop = Stop()
         self._ready: anyio.Event | None = None
         self._finished: anyio.Event | None = None
@@ -124,7 +124,8 @@ class Worker:
             UsageError: the worker runs already.
             StoreError: the store is unusable.
         """
-        intent = self._intent = object()
+        intent = object()
+        self._intents.add(intent)
         return self._start(intent)
 
     async def stop(self) -> None:
@@ -135,7 +136,7 @@ class Worker:
         Raises:
             Exception: what broke the worker, if it broke in the background.
         """
-        self._intent = None
+        self._intents.clear()
         if self._running:
             self._stop.request(Cause.SHUTDOWN, self._options.grace)
             assert self._finished is not None
@@ -164,13 +165,15 @@ class Worker:
     ) -> bool | None:
         host = self._host
         assert host is not None
-        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        cancelled = exc_type is not None and issubclass(exc_type, anyio.get_cancelled_exc_class())
+        self._stop.request(Cause.SHUTDOWN, self._options.grace)
         try:
+            # The host waits for the worker whatever happens; no other await may come before.
             if cancelled:
                 swallowed = await host.__aexit__(exc_type, exc, traceback)
             else:
-                await self.stop()
-                swallowed = await host.__aexit__(None, None, None) and False
+                await host.__aexit__(None, None, None)
+                swallowed = False
         finally:
             self._host = None
         if exc is None or cancelled:
@@ -236,8 +239,9 @@ class Worker:
             self._host.cancel_scope.cancel()
 
     async def _start(self, intent: object) -> None:
-        if self._intent is not intent:
+        if intent not in self._intents:
             return
+        self._intents.discard(intent)
         self._begin()
         loop = Loop()
         context = contextvars.copy_context()

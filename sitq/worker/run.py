@@ -17,7 +17,8 @@ from sitq.context import CurrentTask, running_task
 from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
 from sitq.failure import describe, pack_error
 from sitq.handle import moment
-from sitq.model import Outcome, OutcomeKind, Reservation
+from sitq.model import ErrorInfo, Outcome, OutcomeKind, Reservation
+from sitq.naming import class_name
 from sitq.registry import TaskFunction
 from sitq.retry import NO_RETRY, Retry, type_names
 from sitq.serialization import Serializer, pack, unpack_arguments
@@ -92,7 +93,8 @@ class Run:
     def stop(self, cause: Cause) -> None:
         """Cancel the run, for this reason unless there is one already."""
         if self.cause is None:
-            self.cause = cause
+            timed_out = self.scope is not None and self.scope.cancel_called
+            self.cause = Cause.TIMEOUT if timed_out else cause
         self.cancel_called = True
         if self.scope is not None:
             self.scope.cancel()
@@ -122,7 +124,7 @@ async def perform(
         if outcome is None:
             outcome = _interrupted(run)
     except BaseException as error:
-        if isinstance(error, get_cancelled_exc_class()) and is_closing():
+        if issubclass(type(error), get_cancelled_exc_class()) and is_closing():
             run.outcome = _ENDS[run.cause or Cause.HOST_CANCELLED]
             raise
         outcome = _raised(run, error)
@@ -177,7 +179,11 @@ def _interrupted(run: Run) -> Outcome:
 def _failed(
     error: BaseException, *, final: bool = False, kind: OutcomeKind = OutcomeKind.FAILED
 ) -> Outcome:
-    return Outcome(kind, error=pack_error(describe(error)), types=type_names(error), final=final)
+    try:
+        packed, types = pack_error(describe(error)), type_names(error)
+    except Exception:  # an exception that cannot even be looked at is a failure as well
+        packed, types = pack_error(ErrorInfo(class_name(type(error)), "")), frozenset[str]()
+    return Outcome(kind, error=packed, types=types, final=final)
 
 
 def _scope_deadline(run: Run, now: float) -> float:

@@ -6,10 +6,11 @@ import logging
 from typing import cast
 
 import anyio
-from anyio import create_task_group
+from anyio import create_task_group, to_thread
 
 from sitq.backends.loop import Loop
 from sitq.errors import StoreError
+from sitq.failure import describe, summary
 from sitq.lease import Heartbeat
 from sitq.worker.reserve import reserve, run_one
 from sitq.worker.run import Cause
@@ -33,10 +34,11 @@ async def serve(shift: Shift) -> None:
         while not shift.is_stopping():
             await _serve_group(shift)
         await _settle_rest(shift)
-        await shift.backend.dismiss(shift.worker)
     finally:
         if heartbeat is not None:
-            await anyio.to_thread.run_sync(heartbeat.stop)
+            await to_thread.run_sync(heartbeat.stop, limiter=shift.threads)
+    if not shift.held:  # else its tasks go back when the lease lapses
+        await shift.backend.dismiss(shift.worker)
 
 
 async def _serve_group(shift: Shift) -> None:
@@ -54,7 +56,11 @@ async def _serve_group(shift: Shift) -> None:
         store = _first_store_error(errors)
         if store is not None:
             raise store from None
-        shift.log(logging.ERROR, "task group broke: opened again", error=repr(errors.exceptions[0]))
+        shift.log(
+            logging.ERROR,
+            "task group broke: opened again",
+            error=summary(describe(errors.exceptions[0])),
+        )
     if not shift.is_stopping():
         await _settle_rest(shift)
         shift.renew()

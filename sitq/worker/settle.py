@@ -15,6 +15,7 @@ from sitq.worker.shift import Shift, logger
 __all__ = ["settle", "settle_all"]
 
 MAX_BATCH = 1_000
+MAX_BYTES = 4 * 1024 * 1024
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 2.0
 
@@ -31,7 +32,7 @@ async def settle_all(shift: Shift) -> None:
     """Settle all that has ended, and go on trying while the store is unavailable."""
     pause = FIRST_PAUSE
     while shift.ended:
-        batch = shift.ended[:MAX_BATCH]
+        batch = _next_batch(shift)
         try:
             await _settle_batch(shift, batch)
         except StoreUnavailable as error:
@@ -39,22 +40,40 @@ async def settle_all(shift: Shift) -> None:
             await anyio.sleep(pause * shift.rng.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
-            del shift.ended[: len(batch)]
             pause = FIRST_PAUSE
     shift.something_ended = anyio.Event()
+
+
+def _next_batch(shift: Shift) -> list[Run]:
+    batch: list[Run] = []
+    size = 0
+    for run in shift.ended:
+        outcome = run.outcome
+        assert outcome is not None
+        size += len(outcome.value or outcome.error or b"")
+        if batch and (len(batch) == MAX_BATCH or size > MAX_BYTES):
+            break
+        batch.append(run)
+    return batch
 
 
 async def _settle_batch(shift: Shift, batch: list[Run]) -> None:
     settled = await _apply(shift, batch, cancel_requested=False)
     refused = [run for run in batch if run.task.seq not in settled]
+    _finish(shift, [run for run in batch if run.task.seq in settled])
     if refused:
         # A task that is to be cancelled does not go back: it is decided again, with that known.
         cancelled = await shift.backend.cancelled(shift.worker)
         again = [run for run in refused if run.task.seq in cancelled]
-        settled |= await _apply(shift, again, cancel_requested=True)
-    for run in batch:
-        shift.held.pop(run.task.seq, None)
-        _log(shift, run, stale=run.task.seq not in settled)
+        settled = await _apply(shift, again, cancel_requested=True)
+        _finish(shift, [run for run in again if run.task.seq in settled])
+        _finish(shift, [run for run in refused if run.task.seq not in settled], stale=True)
+
+
+def _finish(shift: Shift, runs: list[Run], *, stale: bool = False) -> None:
+    for run in runs:
+        shift.let_go(run)
+        _log(shift, run, stale=stale)
 
 
 async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> set[int]:

@@ -109,7 +109,7 @@ class Shift:
     held: dict[int, Run] = field(default_factory=dict[int, Run])
     fresh: list[Run] = field(default_factory=list[Run])
     """Reserved, not yet started."""
-    ended: list[Run] = field(default_factory=list[Run])
+    ended: dict[Run, None] = field(default_factory=dict[Run, None])
     """Ended, not yet settled."""
     unknown: set[str] = field(default_factory=set[str])
     rng: random.Random = field(default_factory=random.Random)
@@ -142,9 +142,15 @@ class Shift:
 
     def end(self, run: Run) -> None:
         """A run has its outcome: it waits to be settled."""
-        self.ended.append(run)
+        self.ended[run] = None
         if len(self.ended) == 1:
             self.something_ended.set()
+
+    def let_go(self, run: Run) -> None:
+        """A run was settled. The same task may be held already for another run."""
+        self.ended.pop(run, None)
+        if self.held.get(run.task.seq) is run:
+            del self.held[run.task.seq]
 
     def stop_runs(self, cause: Cause) -> None:
         """Cancel every run that has not ended."""
@@ -167,8 +173,7 @@ class Shift:
         for run in self.held.values():
             if run.outcome is None:
                 run.outcome = Outcome(OutcomeKind.RELEASED)
-            if run not in self.ended:
-                self.end(run)
+            self.end(run)
 
     def lose_lease(self) -> None:
         """Our tasks were given to others: end them here, and settle none."""

@@ -6,7 +6,7 @@ import logging
 
 import anyio
 
-from sitq.backends.base import Filter
+from sitq.backends.base import Filter, Sweep
 from sitq.errors import StoreUnavailable
 from sitq.worker.run import Cause
 from sitq.worker.shift import Shift
@@ -47,17 +47,23 @@ async def watch_cancels(shift: Shift) -> None:
 
 async def _recover(shift: Shift) -> None:
     options = shift.options
-    found = await shift.backend.recover(
-        shift.worker, crash_limit=options.crash_limit, unknown_after=options.unknown_after
+    rules = Sweep(
+        options.crash_limit,
+        options.unknown_after,
+        known=tuple(shift.registry),
+        unknown=tuple(shift.unknown),
+        queues=options.queues,
     )
-    for change in found.crashed:
-        shift.log(
-            logging.WARNING, "taken from a dead worker", seq=change.seq, crashes=change.crashes
-        )
-    for change in found.settled:
-        shift.log(logging.WARNING, "failed: it could not run in time", seq=change.seq)
-    if not found.lease_held:
-        shift.lose_lease()
+    more = True
+    while more:
+        found = await shift.backend.recover(shift.worker, rules)
+        if found.crashed:
+            shift.log(logging.WARNING, "taken from dead workers", tasks=len(found.crashed))
+        if found.settled:
+            shift.log(logging.WARNING, "failed: not run in time", tasks=len(found.settled))
+        if not found.lease_held:
+            shift.lose_lease()
+        more = bool(found.settled) and found.lease_held
 
 
 async def _prune(shift: Shift) -> None:

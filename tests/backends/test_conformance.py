@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from sitq import SQLiteBackend, lifecycle
-from sitq.backends.base import Filter, Wanted
+from sitq.backends.base import Filter, Sweep, Wanted
 from sitq.errors import KeyTaken
 from sitq.model import Outcome, OutcomeKind, State
 from sitq.retry import Retry
@@ -33,7 +33,7 @@ def decide(backend, task, kind=OutcomeKind.SUCCEEDED, retry=RETRY, **options):
 
 
 async def sweep(backend, worker):
-    return await backend.recover(worker, crash_limit=2, unknown_after=60.0)
+    return await backend.recover(worker, Sweep(2, 60.0))
 
 
 async def test_insert_is_all_or_none(backend, new):

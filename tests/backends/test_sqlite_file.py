@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import pytest
@@ -19,7 +22,6 @@ from sitq.backends.sqlite.verbs import SQL
 from sitq.errors import (
     NotOpen,
     StoreFull,
-    StoreReadOnly,
     StoreReplaced,
     StoreUnavailable,
     StoreUnusable,
@@ -62,11 +64,43 @@ async def test_newer_schema_is_refused_and_left_alone(path):
     assert path.read_bytes() == before
 
 
-async def test_read_only(path, monkeypatch):
-    path.touch()
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(StoreReadOnly):
-        await SQLiteBackend(path).open()
+NOBODY = 65534
+
+OPENS = """
+import anyio, os, sys
+from sitq import SQLiteBackend
+from sitq.errors import StoreReadOnly
+
+if os.getuid() == 0:  # permissions do not bind root
+    os.setgid(int(sys.argv[2]))
+    os.setuid(int(sys.argv[2]))
+try:
+    anyio.run(SQLiteBackend(sys.argv[1]).open)
+except StoreReadOnly as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("locked", ["file", "folder", "both", "new file"])
+def test_read_only(locked):
+    with tempfile.TemporaryDirectory(prefix="sitq") as name:
+        folder = Path(name)
+        path = folder / "tasks.db"
+        if locked != "new file":
+            anyio.run(_create, path)
+        if locked != "folder" and path.exists():
+            path.chmod(0o444)
+        folder.chmod(0o777 if locked == "file" else 0o555)
+        command = [sys.executable, "-P", "-c", OPENS, str(path), str(NOBODY)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        folder.chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    assert "permissions" in done.stdout
+
+
+async def _create(path):
+    async with SQLiteBackend(path):
+        pass
 
 
 async def test_full_and_room_again(path, new):
@@ -112,7 +146,7 @@ anyio.run(main)
 
 
 async def test_eight_processes_create_it_at_once(path):
-    made = [subprocess.Popen([sys.executable, "-c", OPEN, str(path)]) for _ in range(8)]
+    made = [subprocess.Popen([sys.executable, "-P", "-c", OPEN, str(path)]) for _ in range(8)]
     assert [process.wait(30) for process in made] == [0] * 8
 
 
@@ -121,7 +155,7 @@ async def test_a_program_that_never_closes_exits(path, anyio_backend_name):
         "import sys, anyio\nfrom sitq import SQLiteBackend\n"
         "b = SQLiteBackend(sys.argv[1])\nanyio.run(b.counts, backend=sys.argv[2])\n"
     )
-    program = [sys.executable, "-c", never, str(path), anyio_backend_name]
+    program = [sys.executable, "-P", "-c", never, str(path), anyio_backend_name]
     assert subprocess.run(program, timeout=20, check=False).returncode == 0
 
 
@@ -214,15 +248,17 @@ async def test_one_bad_row_does_not_fail_strangers(path, new):
         ("cancelled", "sitq_held"),
         ("key_holder", "sitq_live_key"),
         ("ended_since", "sitq_ended"),
+        ("ends", "sitq_ended"),
         ("expired", "sitq_expiring"),
         ("forgotten", "sitq_unknown"),
     ],
 )
 async def test_hot_queries_walk_partial_indexes(path, query, index):
     sql = SQL[query]
+    parameters = len(set(re.findall(r"\?\d+", sql))) or sql.count("?")
     async with SQLiteBackend(path) as backend:
         plan = await backend._opened.reader.run(
-            lambda c: c.execute("EXPLAIN QUERY PLAN " + sql, [None] * sql.count("?")).fetchall()
+            lambda c: c.execute("EXPLAIN QUERY PLAN " + sql, [None] * parameters).fetchall()
         )
     steps = [row[3] for row in plan if "sitq_task" in row[3]]
     assert steps

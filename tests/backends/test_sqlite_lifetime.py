@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from sitq import Registry, SQLiteBackend, TaskQueue
-from sitq.backends.base import Wanted
+from sitq.backends.base import Sweep, Wanted
 from sitq.errors import NotOpen, StoreReplaced
 from sitq.lifecycle import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, Reservation, WorkerRecord
@@ -136,7 +136,7 @@ async def test_a_sweep_cuts_off_a_large_log(tmp_path: Path) -> None:
         assert log.stat().st_size > 8 * 1024 * 1024
         reader.close()
         worker = await backend.hire(WorkerRecord("host", 1, None, 1, 15.0))
-        await backend.recover(worker, crash_limit=3, unknown_after=300)
+        await backend.recover(worker, Sweep(3, 300.0))
         assert log.stat().st_size < 1024 * 1024
 
 

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
-from sitq.backends.base import Wanted
+from sitq.backends.base import Sweep, Wanted
 from sitq.clock import ManualClock
+from sitq.errors import NotOpen
 from sitq.model import NewTask, Reservation, WorkerRecord
 from sitq.queue import new_id
 
@@ -34,6 +36,14 @@ def fork_and_use():
         except NotOpen as error:
             os._exit(0 if "before a fork" in str(error) else 1)
         os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.new_event_loop().run_until_complete(backend.close())
+        except NotOpen as error:
+            os._exit(0 if "before a fork" in str(error) else 3)
+        os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 async def main():
@@ -62,15 +72,26 @@ anyio.run(main)
 
 
 def test_a_forked_child_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FORKS, str(tmp_path / "tasks.db")]
+    command = [sys.executable, "-P", "-c", FORKS, str(tmp_path / "tasks.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_another_loop_can_neither_use_nor_close_it(tmp_path: Path) -> None:
+    def elsewhere() -> None:
+        for verb in (backend.counts, backend.open, backend.close):
+            with pytest.raises(NotOpen, match="another event loop"):
+                anyio.run(verb)
+
+    async with SQLiteBackend(tmp_path / "tasks.db") as backend:
+        await anyio.to_thread.run_sync(elsewhere)
+        assert sum((await backend.counts()).values()) == 0
 
 
 @pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
 async def test_every_commit_of_another_process_wakes(tmp_path: Path, synchronous: str) -> None:
     path = tmp_path / "tasks.db"
-    command = [sys.executable, "-c", ENQUEUES, str(path), synchronous]
+    command = [sys.executable, "-P", "-c", ENQUEUES, str(path), synchronous]
     async with SQLiteBackend(path) as backend:
         queue = TaskQueue(backend)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
@@ -106,7 +127,7 @@ async def test_a_worker_of_another_boot_is_dead_after_a_whole_lease(tmp_path: Pa
         stranger.close()
 
         async def crashes() -> int:
-            found = await backend.recover(new, crash_limit=3, unknown_after=300)
+            found = await backend.recover(new, Sweep(3, 300.0))
             return len(found.crashed)
 
         assert await crashes() == 0  # suspected from here on

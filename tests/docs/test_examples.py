@@ -139,7 +139,7 @@ def test_a_file_that_does_not_parse_is_an_entry_with_an_error(tmp_path: Path) ->
     bad.write_bytes(b"# coding: no-such-codec\nprint 1\n")
     code = f"import index_stdlib; print(index_stdlib.index_file({str(bad)!r}))"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,18 @@ class Armoured(Serializer):
 
 
 @pytest.fixture(params=["file", "memory"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> SQLiteBackend:
-    return SQLiteBackend(":memory:" if request.param == "memory" else tmp_path / "guide.db")
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SQLiteBackend]:
+    backend = SQLiteBackend(":memory:" if request.param == "memory" else tmp_path / "guide.db")
+    yield backend
+    asyncio.run(backend.close())  # what the program left open
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> SQLiteBackend:
+def stored(tmp_path: Path) -> Iterator[SQLiteBackend]:
     """A backend whose tasks outlive an event loop."""
-    return SQLiteBackend(tmp_path / "guide.db")
+    backend = SQLiteBackend(tmp_path / "guide.db")
+    yield backend
+    asyncio.run(backend.close())
 
 
 def worker_of(backend: SQLiteBackend, **options: Any) -> Worker:

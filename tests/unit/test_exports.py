@@ -8,12 +8,44 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 import sitq
 from sitq import Result, State, errors
+
+PUBLIC = [
+    "Call",
+    "Clock",
+    "CurrentTask",
+    "ErrorInfo",
+    "MsgpackSerializer",
+    "Registry",
+    "Result",
+    "Retry",
+    "SQLiteBackend",
+    "Serializer",
+    "State",
+    "Task",
+    "TaskFunction",
+    "TaskHandle",
+    "TaskQueue",
+    "Worker",
+    "current_task",
+    "serializable",
+    "task",
+]
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sitq.__all__ == PUBLIC
+
+
+def test_the_package_under_test_is_the_installed_one() -> None:
+    assert Path(sitq.__file__).parent != CHECKOUT / "sitq"
 
 
 def test_all_is_sorted_and_without_doubles() -> None:
@@ -42,7 +74,10 @@ def test_importing_it_imports_no_test_tool_and_no_trio() -> None:
         "print(sorted(unwanted & {*sys.modules}))"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 

@@ -63,7 +63,6 @@ TABLE = {
     (State.RUNNING, Event.RELEASE): State.PENDING,
     (State.RUNNING, Event.CRASH): State.PENDING,
     (State.RUNNING, Event.CANCEL): State.CANCELLED,
-    (State.RUNNING, Event.EXPIRE): State.FAILED,
     (State.FAILED, Event.REVIVE): State.PENDING,
     (State.CANCELLED, Event.REVIVE): State.PENDING,
 }

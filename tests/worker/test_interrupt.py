@@ -38,7 +38,7 @@ anyio.run(main, backend=sys.argv[2])
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_an_interrupt_is_no_failure_of_the_task(loop: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    command = [sys.executable, "-c", PROGRAM, str(path), loop]
+    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -256,7 +256,7 @@ anyio.run(main, backend=sys.argv[1])
 
 def test_a_broken_scope_stack_does_not_end_the_worker(anyio_backend: str) -> None:
     # In a process of its own: the generator that was left complains when it is collected.
-    command = [sys.executable, "-c", BREAKS_OUT, anyio_backend, str(ROOT)]
+    command = [sys.executable, "-P", "-c", BREAKS_OUT, anyio_backend, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.stdout.splitlines() == ["failed slept", "alive"], done.stderr
     assert "task group broke" in done.stderr

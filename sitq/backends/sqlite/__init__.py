@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from sqlite3 import Connection
 from typing import Literal, TypeVar
 
 import anyio
 
-from sitq.backends.base import Changes, Filter, Heart, Recovered, Wanted
-from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.base import Filter, Heart, Recovered, Sweep, Wanted
+from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
-from sitq.backends.sqlite.driver import Driver
-from sitq.backends.sqlite.waiters import Waiters
-from sitq.backends.sqlite.watch import Watch
+from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.clock import Clock
 from sitq.errors import InvalidOption, NotOpen
-from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
 from sitq.naming import shown
 from sitq.options import check_seconds
@@ -35,8 +30,9 @@ T = TypeVar("T")
 class SQLiteBackend:
     """Stores tasks in one SQLite file, or in memory.
 
-    It opens itself at its first use. ``async with backend`` opens and closes it; so do workers and
-    queues that are entered, and the last one to leave closes it.
+    It opens itself at its first use, and stays open then until the event loop ends or `close` is
+    called. ``async with backend`` opens and closes it; so do workers and queues that are entered,
+    and the last one to leave closes it.
 
     Args:
         path: the file, created with mode 0600 if it is missing, in a folder that exists;
@@ -64,9 +60,11 @@ class SQLiteBackend:
             raise InvalidOption(f"path must name a file or be ':memory:': {shown(text)}")
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {shown(synchronous)}")
+        if text != ":memory:":
+            text = os.path.realpath(text)  # a later change of folder is not to matter
         self._database = Database(text, synchronous, check_seconds("busy_limit", busy_limit))
         self._clock = clock or Clock()
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._users = 0
         self._closed = False
         self._opening: anyio.Lock | None = None
@@ -93,7 +91,11 @@ class SQLiteBackend:
             raise
 
     async def close(self) -> None:
-        """Close the file when every `open` has its `close`."""
+        """Close the file when every `open` has its `close`. Whoever waits gets `NotOpen`.
+
+        A backend that opened itself at its first use counts as opened once more.
+        """
+        self._join_loop()
         self._users = max(0, self._users - 1)
         if self._users == 0:
             self._closed = True
@@ -138,7 +140,7 @@ class SQLiteBackend:
         )
 
     def heart(self, worker: int) -> Heart | None:
-        return None if self._database.in_memory else _Heart(self._database, self._clock, worker)
+        return None if self._database.in_memory else FileHeart(self._database, self._clock, worker)
 
     async def reserve(
         self, worker: int, wanted: Wanted, deliver: Callable[[list[Reservation]], None]
@@ -185,12 +187,15 @@ class SQLiteBackend:
 
         return await self._read(look)
 
-    async def recover(self, worker: int, *, crash_limit: int, unknown_after: float) -> Recovered:
+    async def recover(self, worker: int, rules: Sweep) -> Recovered:
         opened = await self._ready()
+        strangers: list[int] = []
+        if rules.unknown:
+            strangers = await self._read(lambda c: recovery.find_unknown(c, rules))
 
         def sweep(connection: Connection) -> Recovered:
             now, monotonic = self._clock.time(), self._clock.monotonic()
-            return recovery.recover(connection, worker, now, monotonic, crash_limit, unknown_after)
+            return recovery.recover(connection, worker, now, monotonic, rules, strangers)
 
         recovered = await opened.commit.submit(
             Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))
@@ -215,7 +220,18 @@ class SQLiteBackend:
         return await self._read(lambda connection: verbs.counts(connection, queue))
 
     async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
-        return await self._write(lambda c: verbs.prune(c, wanted, ended_before, limit))
+        opened = await self._ready()
+        deleted = await opened.commit.submit(
+            Operation(
+                lambda c: verbs.prune(c, wanted, ended_before, limit),
+                rows=limit,
+                needed=lambda c: bool(
+                    self._database.read(c, lambda c: verbs.prunable(c, wanted, ended_before, 1))
+                ),
+                deliver=lambda _: opened.foreign_change(),
+            )
+        )
+        return deleted or 0
 
     async def ended(self, id: bytes) -> TaskRow | None:
         opened = await self._ready()
@@ -240,7 +256,7 @@ class SQLiteBackend:
         opened = await self._ready()
         return await opened.reader.run(lambda c: self._database.read(c, look))
 
-    async def _ready(self) -> _Opened:
+    async def _ready(self) -> Opened:
         """What is open in this event loop; opened now if need be."""
         opened = self._opened
         if opened is not None and opened.pid == os.getpid() and opened.is_here():
@@ -248,10 +264,12 @@ class SQLiteBackend:
         self._join_loop()
         if self._closed:
             raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
+        if self._users == 0:
+            self._users = 1  # nobody else's close is to end what opened itself
         assert self._opening is not None
         async with self._opening:
             if self._opened is None:
-                self._opened = await _Opened.create(self._database, self._loop or Loop())
+                self._opened = await Opened.create(self._database, self._loop or Loop())
                 # Whoever drops a backend without closing it leaves no threads behind.
                 self._finalizer = weakref.finalize(self, self._opened.abandon)
                 self._finalizer.atexit = False
@@ -266,13 +284,11 @@ class SQLiteBackend:
         """Make this event loop the backend's; what an ended one left open is dropped."""
         loop = Loop()
         before = self._loop
+        if self._opened is not None and self._opened.pid != os.getpid():
+            raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
         if before is not None and before.native is loop.native:
-            if self._opened is not None and self._opened.pid != os.getpid():
-                raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
             return
         if before is not None and self._opened is not None:
-            if self._opened.pid != os.getpid():
-                raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
             if not before.ended():
                 raise NotOpen(f"{self!r} is open in another event loop; make one for each loop")
             self._opened.abandon()
@@ -282,101 +298,3 @@ class SQLiteBackend:
         self._users = 0
         self._closed = False
         self._opening = anyio.Lock()
-
-
-class _Opened:
-    """Everything that exists while the file is open in one event loop."""
-
-    def __init__(self, database: Database, loop: Loop) -> None:
-        self.pid = os.getpid()
-        self.work = Changes()
-        self.writer = Driver(loop)
-        self.reader = self.writer if database.in_memory else Driver(loop)
-        self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
-        self.waiters = Waiters(self.reader, database)
-        self._database = database
-        self._loop = loop
-        self._watch: Watch | None = None
-
-    @classmethod
-    async def create(cls, database: Database, loop: Loop) -> _Opened:
-        opened = cls(database, loop)
-        try:
-            await opened.writer.open(database.create)
-            if not database.in_memory:
-                await opened.reader.open(database.connect)
-                opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
-        except BaseException:
-            await opened.close()
-            raise
-        return opened
-
-    def is_here(self) -> bool:
-        return self._loop.is_current()
-
-    def interest(self) -> AbstractContextManager[None]:
-        """While open, changes by other processes are reported."""
-        return nullcontext() if self._watch is None else self._watch.interest()
-
-    def new_work(self, _: object) -> None:
-        self.work.notify()
-
-    def foreign_change(self) -> None:
-        """Anything may have changed."""
-        self.work.notify()
-        self.waiters.changed()
-
-    def ends(self, changes: Sequence[Change]) -> None:
-        """Runs of this process ended so."""
-        if any(change.state in TERMINAL for change in changes):
-            self.waiters.changed()
-        if any(change.state is State.PENDING for change in changes):
-            self.work.notify()
-
-    async def close(self) -> None:
-        self.waiters.close()
-        self.work.notify()
-        with anyio.CancelScope(shield=True):
-            if self.writer.is_open():  # what was submitted before is committed before
-                await self.commit.submit(Operation(_nothing, needed=_nothing))
-            if self._watch is not None:
-                self._watch.close()
-                await anyio.to_thread.run_sync(self._watch.join)
-            if self.reader is not self.writer:
-                await self.reader.close()
-            await self.writer.close()
-
-    def abandon(self) -> None:
-        """The event loop has ended: let the threads end too."""
-        if self._watch is not None:
-            self._watch.close()
-        for driver in {self.reader, self.writer}:
-            driver.abandon()
-
-
-def _nothing(_: Connection) -> bool:
-    return False
-
-
-class _Heart:
-    """Renews a lease on a connection of its own, from a thread of its own."""
-
-    def __init__(self, database: Database, clock: Clock, worker: int) -> None:
-        self._database = database
-        self._clock = clock
-        self._worker = worker
-        self._boot = recovery.boot_id()
-        self._connection: Connection | None = None
-
-    def beat(self) -> bool:
-        if self._connection is None:
-            # A beat that a loss of power takes back does no harm.
-            self._connection = self._database.connect(synchronous="NORMAL")
-        with self._database.transaction(self._connection):
-            return recovery.beat(
-                self._connection, self._worker, self._boot, self._clock.monotonic()
-            )
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()

@@ -40,6 +40,8 @@ _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_LOCKED: StoreUnavailable,
     sqlite3.SQLITE_IOERR: StoreUnavailable,
     sqlite3.SQLITE_PROTOCOL: StoreUnavailable,
+    sqlite3.SQLITE_NOMEM: StoreUnavailable,
+    sqlite3.SQLITE_INTERRUPT: StoreUnavailable,
     sqlite3.SQLITE_FULL: StoreFull,
     sqlite3.SQLITE_READONLY: StoreReadOnly,
     sqlite3.SQLITE_CANTOPEN: StoreUnusable,
@@ -49,10 +51,20 @@ _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_AUTH: StoreUnusable,
 }
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_CALLERS_FAULT = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
+_OTHER_ADVICE = "its tables are not those of sitq, or are damaged; name another file, or restore it"
 _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_BUSY: "another process holds its lock; try again",
     sqlite3.SQLITE_LOCKED: "another connection holds its lock; try again",
     sqlite3.SQLITE_PROTOCOL: "too many processes open it at once; try again",
+    sqlite3.SQLITE_IOERR: "the system reports an input/output error; look at its disk",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
+    sqlite3.SQLITE_INTERRUPT: "it was interrupted; try again",
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_READONLY: "it cannot be written; check the permissions of file and folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the path and its permissions",
@@ -71,11 +83,11 @@ def translated(path: str) -> Generator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = _code(error)
-        if code not in _BY_CODE:
+        if isinstance(error, _CALLERS_FAULT):
             raise
-        advice = _ADVICE.get(code, "the system reports an input/output error")
-        raise _BY_CODE[code](f"{path}: {error}: {advice}") from error
+        code = _code(error)
+        advice = _ADVICE.get(code, _OTHER_ADVICE)
+        raise _BY_CODE.get(code, StoreUnusable)(f"{path}: {error}: {advice}") from error
 
 
 class Database:
@@ -223,8 +235,9 @@ class Database:
         try:
             with suppress(FileExistsError):
                 os.link(temporary, target)
-        except OSError as error:
-            raise StoreUnusable(f"{self.path}: {error}") from error
+        except OSError:  # a file system without links
+            with suppress(FileExistsError):
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         finally:
             os.unlink(temporary)
 
@@ -268,7 +281,10 @@ def _version(connection: sqlite3.Connection) -> int:
     exists = "SELECT count(*) FROM sqlite_master WHERE name = 'sitq_meta'"
     if connection.execute(exists).fetchone()[0] == 0:
         return 0
-    return connection.execute("SELECT value FROM sitq_meta WHERE name = 'version'").fetchone()[0]
+    found = connection.execute("SELECT value FROM sitq_meta WHERE name = 'version'").fetchone()
+    if found is None:
+        raise StoreUnusable(f"the table sitq_meta names no version: {_OTHER_ADVICE}")
+    return found[0]
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -135,11 +135,11 @@ UNION ALL SELECT state, count(*) FROM sitq_task WHERE state >= 2 GROUP BY state
 -- name: counts_of_queue
 SELECT state, count(*) FROM sitq_task WHERE queue = ? GROUP BY state
 
--- name: prunable
-SELECT seq FROM sitq_task
-WHERE state >= 2 AND ended <= ?1 AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR queue = ?3)
-    AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR key = ?5)
-ORDER BY change LIMIT ?6
+-- name: ends
+-- Read row by row, and left at the first that is too young.
+SELECT seq, ended, (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2)
+    AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR key = ?4)
+FROM sitq_task WHERE state >= 2 ORDER BY change
 
 -- name: prune
 DELETE FROM sitq_task WHERE seq = ?
@@ -185,3 +185,17 @@ FROM sitq_task WHERE state = 0 AND deadline IS NOT NULL AND deadline <= ? LIMIT 
 SELECT seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout, deadline,
     retry, x'', enqueued, unknown_since
 FROM sitq_task WHERE state = 0 AND unknown_since IS NOT NULL AND unknown_since <= ? LIMIT 500
+
+-- name: find_unknown
+SELECT seq FROM sitq_task
+WHERE state = 0 AND unknown_since IS NULL AND name IN (SELECT value FROM json_each(?1))
+    AND (?2 IS NULL OR queue IN (SELECT value FROM json_each(?2)))
+LIMIT 1000
+
+-- name: mark_unknown
+UPDATE sitq_task SET unknown_since = ? WHERE seq = ? AND state = 0 AND unknown_since IS NULL
+
+-- name: clear_known
+UPDATE sitq_task SET unknown_since = NULL
+WHERE state = 0 AND unknown_since IS NOT NULL AND name IN (SELECT value FROM json_each(?1))
+    AND (?2 IS NULL OR queue IN (SELECT value FROM json_each(?2)))

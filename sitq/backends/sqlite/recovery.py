@@ -7,14 +7,15 @@ beats alike, makes nobody look dead: after it everybody beats before the mark is
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
-from sitq.backends.base import Recovered
+from sitq.backends.base import Recovered, Sweep
 from sitq.backends.sqlite.verbs import SQL, settle
 from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord
@@ -55,24 +56,40 @@ def beat(connection: Connection, worker: int, boot: str, monotonic: float) -> bo
     return connection.execute(SQL["beat"], (monotonic, boot, worker)).fetchone() is not None
 
 
+def find_unknown(connection: Connection, rules: Sweep) -> list[int]:
+    """Pending tasks that the worker does not know and for which no time runs yet."""
+    names = json.dumps(rules.unknown)
+    return [row[0] for row in connection.execute(SQL["find_unknown"], (names, _queues(rules)))]
+
+
 def recover(
     connection: Connection,
     worker: int,
     now: float,
     monotonic: float,
-    crash_limit: int,
-    unknown_after: float,
+    rules: Sweep,
+    strangers: Sequence[int],
 ) -> Recovered:
-    """One sweep: beat, take the dead, suspect the silent, fail what can never run."""
+    """One sweep: beat, take the dead, suspect the silent, fail what can never run.
+
+    Args:
+        strangers: what `find_unknown` found.
+    """
     boot = boot_id()
     held = beat(connection, worker, boot, monotonic)
     crashes: list[Change] = []
     for dead in _dead(connection, worker, boot, monotonic):
-        crashes += _take(connection, dead, now, crash_limit)
+        crashes += _take(connection, dead, now, rules.crash_limit)
         connection.execute(SQL["dismiss"], (dead,))
+    connection.executemany(SQL["mark_unknown"], [(now, seq) for seq in strangers])
+    connection.execute(SQL["clear_known"], (json.dumps(rules.known), _queues(rules)))
     ended = _fail_all(connection, "expired", now, expired, now)
-    ended += _fail_all(connection, "forgotten", now - unknown_after, forgotten, now)
+    ended += _fail_all(connection, "forgotten", now - rules.unknown_after, forgotten, now)
     return Recovered(held, crashes, ended)
+
+
+def _queues(rules: Sweep) -> str | None:
+    return None if rules.queues is None else json.dumps(rules.queues)
 
 
 def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[int]:

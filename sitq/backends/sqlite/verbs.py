@@ -254,9 +254,22 @@ def counts(connection: Connection, queue: str | None) -> dict[State, int]:
     return {state: found.get(number, 0) for number, state in enumerate(STATES)}
 
 
+def prunable(
+    connection: Connection, wanted: Filter, ended_before: float, limit: int
+) -> list[tuple[int]]:
+    """Ended tasks that may be deleted, in the order of their ends, up to the first too young."""
+    found: list[tuple[int]] = []
+    for seq, ended, fits in connection.execute(SQL["ends"], _filter(wanted)):
+        if ended > ended_before or len(found) == limit:
+            break
+        if fits:
+            found.append((seq,))
+    return found
+
+
 def prune(connection: Connection, wanted: Filter, ended_before: float, limit: int) -> int:
     """Delete ended tasks, the longest ended first."""
-    rows = connection.execute(SQL["prunable"], (ended_before, *_filter(wanted), limit)).fetchall()
+    rows = prunable(connection, wanted, ended_before, limit)
     connection.executemany(SQL["prune"], rows)
     connection.executemany(SQL["prune_big"], rows)
     if rows:

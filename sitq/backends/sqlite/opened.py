@@ -1,0 +1,127 @@
+"""What exists while a database is open in one event loop: threads, connections, who waits."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from sqlite3 import Connection
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+
+from sitq.backends.base import Changes
+from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.loop import Loop
+from sitq.backends.sqlite import recovery
+from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.waiters import Waiters
+from sitq.backends.sqlite.watch import Watch
+from sitq.clock import Clock
+from sitq.lifecycle import TERMINAL
+from sitq.model import Change, State
+
+__all__ = ["FileHeart", "Opened"]
+
+
+class Opened:
+    """Everything that exists while the file is open in one event loop."""
+
+    def __init__(self, database: Database, loop: Loop) -> None:
+        self.pid = os.getpid()
+        self.work = Changes()
+        self.writer = Driver(loop)
+        self.reader = self.writer if database.in_memory else Driver(loop)
+        self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
+        self.waiters = Waiters(self.reader, database)
+        self._database = database
+        self._loop = loop
+        self._watch: Watch | None = None
+
+    @classmethod
+    async def create(cls, database: Database, loop: Loop) -> Opened:
+        opened = cls(database, loop)
+        try:
+            await opened.writer.open(database.create)
+            if not database.in_memory:
+                await opened.reader.open(database.connect)
+                opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
+        except BaseException:
+            await opened.close()
+            raise
+        return opened
+
+    def is_here(self) -> bool:
+        return self._loop.is_current()
+
+    def interest(self) -> AbstractContextManager[None]:
+        """While open, changes by other processes are reported."""
+        return nullcontext() if self._watch is None else self._watch.interest()
+
+    def new_work(self, _: object) -> None:
+        self.work.notify()
+
+    def foreign_change(self) -> None:
+        """Anything may have changed."""
+        self.work.notify()
+        self.waiters.changed()
+
+    def ends(self, changes: Sequence[Change]) -> None:
+        """Runs of this process ended so."""
+        if any(change.state in TERMINAL for change in changes):
+            self.waiters.changed()
+        if any(change.state is State.PENDING for change in changes):
+            self.work.notify()
+
+    async def close(self) -> None:
+        self.waiters.close()
+        self.work.notify()
+        with anyio.CancelScope(shield=True):
+            if self.writer.is_open():  # what was submitted before is committed before
+                await self.commit.submit(Operation(_nothing, needed=_nothing))
+            if self._watch is not None:
+                self._watch.close()
+                await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
+            if self.reader is not self.writer:
+                await self.reader.close()
+            await self.writer.close()
+
+    def abandon(self) -> None:
+        """The event loop has ended: let the threads end too. In a forked child there are none."""
+        if self.pid != os.getpid():
+            return
+        if self._watch is not None:
+            self._watch.close()
+        for driver in {self.reader, self.writer}:
+            driver.abandon()
+
+
+def _nothing(_: Connection) -> bool:
+    return False
+
+
+class FileHeart:
+    """Renews a lease on a connection of its own, from a thread of its own."""
+
+    def __init__(self, database: Database, clock: Clock, worker: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._worker = worker
+        self._boot = recovery.boot_id()
+        self._connection: Connection | None = None
+
+    def beat(self) -> bool:
+        if self._connection is None:
+            # A beat that a loss of power takes back does no harm.
+            self._connection = self._database.connect(synchronous="NORMAL")
+        with self._database.transaction(self._connection):
+            return recovery.beat(
+                self._connection, self._worker, self._boot, self._clock.monotonic()
+            )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
