@@ -18,11 +18,16 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def no_leaked_threads() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()  # a backend that is dropped ends its threads
-    leaked = [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
+    leaked = _since(before)
+    if leaked:
+        gc.collect()  # a backend that is dropped ends its threads
     for thread in leaked:
         thread.join(5)
-    assert [thread for thread in leaked if thread.is_alive()] == []
+    assert _since(before) == []
+
+
+def _since(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
 
 
 def _ours(thread: threading.Thread) -> bool:

@@ -71,13 +71,17 @@ import anyio, os, sys
 from sitq import SQLiteBackend
 from sitq.errors import StoreReadOnly
 
-if os.getuid() == 0:  # permissions do not bind root
-    os.setgid(int(sys.argv[2]))
-    os.setuid(int(sys.argv[2]))
-try:
-    anyio.run(SQLiteBackend(sys.argv[1]).open)
-except StoreReadOnly as error:
-    print(error)
+async def main():
+    # Not before the loop runs: the modules it imports may be where only root can read.
+    if os.getuid() == 0:  # permissions do not bind root
+        os.setgid(int(sys.argv[2]))
+        os.setuid(int(sys.argv[2]))
+    try:
+        await SQLiteBackend(sys.argv[1]).open()
+    except StoreReadOnly as error:
+        print(error)
+
+anyio.run(main)
 """
 
 
