@@ -31,12 +31,12 @@ class Opened:
     """Everything that exists while the file is open in one event loop."""
 
     def __init__(self, database: Database, loop: Loop) -> None:
-        self.pid = os.getpid()
-        self.work = Changes()
-        self.writer = Driver(loop)
-        self.reader = self.writer if database.in_memory else Driver(loop)
+        self.pid: int = os.getpid()
+        self.work: Changes = Changes()
+        self.writer: Driver = Driver(loop)
+        self.reader: Driver = self.writer if database.in_memory else Driver(loop)
         self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
-        self.waiters = Waiters(self.reader, database)
+        self.waiters: Waiters = Waiters(self.reader, database)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
