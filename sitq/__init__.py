@@ -4,7 +4,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import Clock
 from sitq.context import CurrentTask, current_task
 from sitq.handle import TaskHandle
-from sitq.model import ErrorInfo, Result, State, Task
+from sitq.model import ErrorInfo, Result, State, Task, WorkerStatus
 from sitq.queue import TaskQueue
 from sitq.registry import Call, Registry, TaskFunction, task
 from sitq.retry import Retry
@@ -30,6 +30,7 @@ __all__ = [
     "TaskHandle",
     "TaskQueue",
     "Worker",
+    "WorkerStatus",
     "current_task",
     "serializable",
     "task",

@@ -13,11 +13,11 @@ from sitq.backends.base import Backend
 from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from sitq.failure import summary, unpack_error
 from sitq.lifecycle import TERMINAL
-from sitq.model import Result, State, Task, TaskRow
+from sitq.model import Result, State, Task, TaskRow, WorkerRow, WorkerStatus
 from sitq.options import check_seconds
 from sitq.serialization import Serializer, unpack
 
-__all__ = ["TaskHandle", "to_result", "to_task", "wait_for_row"]
+__all__ = ["TaskHandle", "to_result", "to_task", "to_worker_status", "wait_for_row"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -155,6 +155,21 @@ def to_task(row: TaskRow) -> Task:
         started_at=_moment_or_none(row.started),
         ended_at=_moment_or_none(row.ended),
         error=None if row.error is None else unpack_error(row.error),
+    )
+
+
+def to_worker_status(row: WorkerRow) -> WorkerStatus:
+    """A worker as users read it."""
+    return WorkerStatus(
+        id=row.id,
+        host=row.host,
+        pid=row.pid,
+        queues=row.queues,
+        concurrency=row.concurrency,
+        lease=row.lease,
+        started_at=moment(row.started),
+        silent=row.silent,
+        stuck=row.stuck,
     )
 
 

@@ -24,6 +24,8 @@ __all__ = [
     "Task",
     "TaskRow",
     "WorkerRecord",
+    "WorkerRow",
+    "WorkerStatus",
 ]
 
 
@@ -138,6 +140,21 @@ class TaskRow(NamedTuple):
     error: bytes | None
 
 
+class WorkerRow(NamedTuple):
+    """A worker as a backend reads it."""
+
+    id: int
+    host: str
+    pid: int
+    queues: tuple[str, ...] | None
+    concurrency: int
+    lease: float
+    started: float
+    silent: float | None
+    """Seconds since its last beat; None when that was before this machine started."""
+    stuck: int
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """An exception as data: text, bounded, never rebuilt into a class."""
@@ -207,3 +224,23 @@ class WorkerRecord:
     concurrency: int
     lease: float
     """Seconds without a beat after which its tasks go back."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker that has a lease, as the store knows it now."""
+
+    id: int
+    """New at each start, and after a lease was lost."""
+    host: str
+    pid: int
+    queues: tuple[str, ...] | None
+    """The queues that it serves; None means all."""
+    concurrency: int
+    lease: float
+    """Seconds without a beat after which its tasks go back."""
+    started_at: datetime
+    silent: float | None
+    """Seconds since its last beat; None when that was before this machine started."""
+    stuck: int
+    """Tasks that do not end although they were told to, ``grace`` seconds ago or more."""

@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
-from sitq.handle import TaskHandle, to_result, to_task, wait_for_row
+from sitq.handle import TaskHandle, to_result, to_task, to_worker_status, wait_for_row
 from sitq.lifecycle import TERMINAL
-from sitq.model import NewTask, Result, State, Task
+from sitq.model import NewTask, Result, State, Task, WorkerStatus
 from sitq.naming import shown
 from sitq.options import check_key, check_name, check_seconds, check_whole
 from sitq.registry import Call, TaskFunction, check_registered
@@ -171,6 +171,11 @@ class TaskQueue:
         """How many tasks are in each state, in all or in one queue."""
         self._check_open()
         return await self._backend.counts(_filter(None, queue).queue)
+
+    async def workers(self) -> list[WorkerStatus]:
+        """The workers that have a lease, those that started first at the front."""
+        self._check_open()
+        return [to_worker_status(row) for row in await self._backend.workers()]
 
     async def cancel(self, task: TaskHandle[Any] | UUID | str) -> bool:
         """Cancel a task, as `sitq.TaskHandle.cancel` does."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from sitq.clock import Clock
-from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
+from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
 
 __all__ = ["Backend", "Changes", "Filter", "Heart", "Recovered", "Sweep", "Wanted"]
 
@@ -38,6 +38,8 @@ class Sweep(NamedTuple):
     """Names that it met and does not know: for tasks of them the time begins to run."""
     queues: tuple[str, ...] | None = None
     """The queues that it serves; None serves all. ``known`` and ``unknown`` are about these."""
+    stuck: int = 0
+    """How many of its runs do not end although they were told to: for its row."""
 
 
 class Recovered(NamedTuple):
@@ -142,6 +144,10 @@ class Backend(Protocol):
 
     async def dismiss(self, worker: int) -> None:
         """End a worker's lease. It must hold nothing any more."""
+        ...
+
+    async def workers(self) -> list[WorkerRow]:
+        """The workers that have a lease, in the order of their ids."""
         ...
 
     def heart(self, worker: int) -> Heart | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Coroutine, Iterable
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +24,7 @@ from sitq.serialization import Serializer, default_serializer
 from sitq.worker.run import Cause
 from sitq.worker.serve import serve
 from sitq.worker.shift import Options, Shift, Stop, log_event
+from sitq.worker.signals import Signals, obey, receive
 
 __all__ = ["Worker"]
 
@@ -89,24 +91,40 @@ class Worker:
         self._host: TaskGroup | None = None
         self._root: object = None
 
-    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self,
+        *,
+        handle_signals: bool = False,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> None:
         """Run until `stop` is called, or the caller is cancelled.
 
         Args:
+            handle_signals: stop gracefully at SIGTERM, SIGINT (Ctrl-C) or SIGHUP. A second signal
+                cancels what runs and gives it back at once, and the process exits with
+                128 + signal; tasks that cannot be cancelled are left to the lease then.
             task_status: told once the worker runs, for ``await task_group.start(worker.run)``.
 
         Raises:
-            UsageError: the worker runs already.
+            UsageError: the worker runs already, or signals cannot be received in this thread.
             StoreError: the store is unusable.
+            SystemExit: after a second signal.
         """
-        self._begin()
-        await self._run_begun(task_status)
+        with receive() if handle_signals else nullcontext() as signals:
+            self._begin()
+            await self._run_begun(task_status, signals)
+        if self._stop.signal is not None:
+            raise SystemExit(128 + self._stop.signal)
 
-    async def _run_begun(self, task_status: TaskStatus[None]) -> None:
+    async def _run_begun(
+        self, task_status: TaskStatus[None], signals: Signals | None = None
+    ) -> None:
         assert self._ready is not None
         try:
             async with create_task_group() as host:
                 loop = Loop()
+                if signals is not None:
+                    host.start_soon(loop.protected(obey), signals, self._stop, self._options.grace)
                 host.start_soon(loop.protected(self._watch_host))
                 host.start_soon(loop.protected(self._serve), host)
                 await self._ready.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -53,24 +54,33 @@ class Run:
     """
 
     __slots__ = (
-        "cancel_called",
         "cause",
+        "ends_at",
         "ends_by_deadline",
         "function",
+        "guard",
         "outcome",
         "retry",
         "scope",
+        "stuck",
         "task",
         "timeout",
+        "told",
     )
 
     def __init__(self, task: Reservation, function: TaskFunction[..., Any] | None) -> None:
         self.task: Reservation = task
         self.function: TaskFunction[..., Any] | None = function
         self.scope: CancelScope | None = None
+        self.guard: CancelScope | None = None
+        """Inside the scope, so that a run that will not end can be spared more cancellation."""
         self.cause: Cause | None = None
-        self.cancel_called: bool = False
+        self.told: float = math.inf
+        """When it was told to end, by the clock of the event loop."""
+        self.ends_at: float = math.inf
+        """When its time is up, by the clock that threads can read too."""
         self.ends_by_deadline: bool = False
+        self.stuck: bool = False
         self.outcome: Outcome | None = None
         self.retry: Retry = _policy(task, function)
         self.timeout: float | None = task.timeout
@@ -90,14 +100,32 @@ class Run:
             _run=self,
         )
 
+    @property
+    def cancel_called(self) -> bool:
+        """Whether it is to end. From any thread."""
+        return self.told < math.inf or time.monotonic() >= self.ends_at
+
     def stop(self, cause: Cause) -> None:
         """Cancel the run, for this reason unless there is one already."""
         if self.cause is None:
             timed_out = self.scope is not None and self.scope.cancel_called
             self.cause = Cause.TIMEOUT if timed_out else cause
-        self.cancel_called = True
+        self.told = min(self.told, anyio.current_time())
         if self.scope is not None:
             self.scope.cancel()
+
+    def becomes_stuck(self, grace: float) -> bool:
+        """Whether it turns out now that it does not end, ``grace`` seconds after it was told to.
+
+        From then on it is spared more cancellation, which it would only swallow, again and again.
+        """
+        if self.stuck or self.scope is None or self.outcome is not None:
+            return False
+        told = min(self.told, self.scope.deadline)
+        self.stuck = anyio.current_time() >= told + grace
+        if self.stuck and self.guard is not None:
+            self.guard.shield = True
+        return self.stuck
 
 
 async def perform(
@@ -118,7 +146,8 @@ async def perform(
     """
     outcome: Outcome | None = None
     try:
-        with CancelScope(deadline=_scope_deadline(run, now)) as run.scope:
+        run.scope, run.guard = CancelScope(deadline=_scope_deadline(run, now)), CancelScope()
+        with run.scope, run.guard:
             if run.cause is None:
                 outcome = await _call(run, serializer, threads)
         if outcome is None:
@@ -191,7 +220,10 @@ def _scope_deadline(run: Run, now: float) -> float:
     if run.task.deadline is not None and run.task.deadline - now <= left:
         run.ends_by_deadline = True
         left = run.task.deadline - now
-    return left if left == math.inf else anyio.current_time() + left
+    if left == math.inf:
+        return left
+    run.ends_at = time.monotonic() + left
+    return anyio.current_time() + left
 
 
 def _policy(task: Reservation, function: TaskFunction[..., Any] | None) -> Retry:

@@ -16,6 +16,7 @@ from sitq.worker.reserve import reserve, run_one
 from sitq.worker.run import Cause
 from sitq.worker.settle import settle, settle_all
 from sitq.worker.shift import Shift
+from sitq.worker.signals import end_process
 from sitq.worker.upkeep import sweep, watch_cancels
 
 __all__ = ["serve"]
@@ -23,8 +24,10 @@ __all__ = ["serve"]
 SETTLE_LIMIT = 10.0
 """Seconds for which a worker that stops goes on trying to settle while the store is unavailable."""
 REOPEN_PAUSE = 0.1
-THREADS_NOTICE = 10.0
-"""Seconds after which a stop says that it still waits for threads."""
+ENDS_NOTICE = 10.0
+"""Seconds after which a stop says that it still waits for tasks."""
+HURRIED_LIMIT = 2.0
+"""Seconds for which tasks are waited for that a second signal has cancelled."""
 
 
 async def serve(shift: Shift) -> None:
@@ -72,15 +75,27 @@ async def _wind_down(shift: Shift) -> None:
     with shift.stop.grace():
         await shift.all_ended()
     shift.stop_runs(shift.stop.cause or Cause.LEASE_LOST)
-    while shift.running:
-        with anyio.move_on_after(THREADS_NOTICE):
-            await shift.all_ended()
-        if shift.running:
-            shift.log(logging.WARNING, "still waits for tasks that do not end", tasks=shift.running)
+    await _until_all_ended(shift)
     shift.closed = True
     shift.something_ended.set()
     with anyio.move_on_after(SETTLE_LIMIT):
         await shift.all_settled.wait()
+    if shift.running and shift.stop.signal is not None:
+        shift.log(logging.ERROR, "left to the lease: tasks that do not end", tasks=shift.running)
+        end_process(shift.stop.signal)
+
+
+async def _until_all_ended(shift: Shift) -> None:
+    """Wait for what was cancelled; after a signal to hurry not for long."""
+    while shift.running:
+        hurried = shift.stop.signal is not None
+        with shift.stop.interruptible() as wait:
+            wait.deadline = anyio.current_time() + (HURRIED_LIMIT if hurried else ENDS_NOTICE)
+            await shift.all_ended()
+        if shift.running and hurried:
+            return
+        if wait.cancelled_caught:
+            shift.log(logging.WARNING, "still waits for tasks that do not end", tasks=shift.running)
 
 
 async def _settle_rest(shift: Shift) -> None:

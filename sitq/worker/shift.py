@@ -55,6 +55,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
+        self.signal: int | None = None
+        """The signal after which nothing is waited for any more."""
         self._until = math.inf
         self._scopes: set[CancelScope] = set()
         self._grace: CancelScope | None = None
@@ -67,6 +69,11 @@ class Stop:
         if self._grace is not None:
             self._grace.deadline = self._until
         self.interrupt()
+
+    def hurry(self, signal: int) -> None:
+        """Stop at once: no grace, and no waiting for what cannot be cancelled."""
+        self.signal = signal
+        self.request(Cause.SHUTDOWN, 0.0)
 
     def interrupt(self) -> None:
         """End the waits that are `interruptible`."""
@@ -167,6 +174,19 @@ class Shift:
         while self.running:
             self.nothing_runs = anyio.Event()
             await self.nothing_runs.wait()
+
+    def count_stuck(self) -> int:
+        """How many runs do not end although they were told to. Each is reported once."""
+        for run in self.held.values():
+            if run.becomes_stuck(self.options.grace):
+                self.log(
+                    logging.ERROR,
+                    "stuck: the run does not end, although it was told to",
+                    task=run.task.id.hex(),
+                    name=run.task.name,
+                    cause=run.cause or Cause.TIMEOUT,
+                )
+        return sum(run.stuck and run.outcome is None for run in self.held.values())
 
     def give_back(self) -> None:
         """What is held without an outcome goes back; for when its run can end no more."""

@@ -19,7 +19,9 @@ CANCEL_SPACING = 0.02
 
 
 async def sweep(shift: Shift) -> None:
-    """Three times a lease: take back what dead workers held, fail what cannot run, prune."""
+    """Three times a lease: report what is stuck, take back what dead workers held, fail what cannot
+    run, prune.
+    """
     while True:
         try:
             await _recover(shift)
@@ -53,6 +55,7 @@ async def _recover(shift: Shift) -> None:
         known=tuple(shift.registry),
         unknown=tuple(shift.unknown),
         queues=options.queues,
+        stuck=shift.count_stuck(),
     )
     more = True
     while more:

@@ -33,6 +33,7 @@ PUBLIC = [
     "TaskHandle",
     "TaskQueue",
     "Worker",
+    "WorkerStatus",
     "current_task",
     "serializable",
     "task",

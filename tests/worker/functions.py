@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import sniffio
 
 from sitq import Registry, Retry, current_task
@@ -210,3 +211,45 @@ async def breaks_out() -> str:
     async for _ in ticks:
         break
     return "out"
+
+
+@registry.task(name="asks_whether_cancelled", timeout=0.05)
+def asks_whether_cancelled() -> None:
+    noted.append("started")
+    while not current_task().cancelled:
+        time.sleep(0.005)
+    noted.append("told")
+
+
+@registry.task(name="checks_cancelled")
+def checks_cancelled() -> None:
+    noted.append("started")
+    while True:
+        anyio.from_thread.check_cancelled()
+        time.sleep(0.005)
+
+
+release: list[anyio.Event] = []
+
+
+@registry.task(name="swallows")
+async def swallows() -> str:
+    """Ends when it is released, and swallows every cancellation until then."""
+    await _swallow()
+    return "ended all the same"
+
+
+@registry.task(name="swallows_its_timeout", timeout=0.02)
+async def swallows_its_timeout() -> None:
+    await _swallow()
+    raise ValueError("too late")
+
+
+async def _swallow() -> None:
+    release.append(anyio.Event())
+    noted.append(0)
+    while not release[-1].is_set():
+        try:
+            await release[-1].wait()
+        except anyio.get_cancelled_exc_class():
+            noted[-1] += 1

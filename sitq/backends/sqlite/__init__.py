@@ -16,9 +16,10 @@ from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.opened import FileHeart, Opened
+from sitq.backends.sqlite.version import warn_if_shared
 from sitq.clock import Clock
 from sitq.errors import InvalidOption, NotOpen
-from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord
+from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
 from sitq.naming import shown
 from sitq.options import check_seconds
 
@@ -128,16 +129,20 @@ class SQLiteBackend:
         return ids
 
     async def hire(self, record: WorkerRecord) -> int:
-        return await self._write(
-            lambda connection: recovery.hire(
-                connection, record, self._clock.time(), self._clock.monotonic()
-            )
-        )
+        def enter(connection: Connection) -> int:
+            warn_if_shared(connection)
+            now, monotonic = self._clock.time(), self._clock.monotonic()
+            return recovery.hire(connection, record, now, monotonic)
+
+        return await self._write(enter)
 
     async def dismiss(self, worker: int) -> None:
         await self._write(
             lambda connection: connection.execute(verbs.SQL["dismiss"], (worker,)) and None
         )
+
+    async def workers(self) -> list[WorkerRow]:
+        return await self._read(lambda c: recovery.workers(c, self._clock.monotonic()))
 
     def heart(self, worker: int) -> Heart | None:
         return None if self._database.in_memory else FileHeart(self._database, self._clock, worker)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sitq.backends.sql import load
+from sitq.backends.sqlite.version import refuse_too_old
 from sitq.errors import (
     StoreError,
     StoreFull,
@@ -28,7 +29,6 @@ __all__ = ["Database", "translated"]
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
-OLDEST_SQLITE = (3, 35, 0)
 LARGE_LOG = 8 * 1024 * 1024
 """Bytes of the ``-wal`` file above which a worker's sweep cuts it off."""
 MAX_PAUSE = 0.004
@@ -108,8 +108,7 @@ class Database:
 
     def create(self) -> sqlite3.Connection:
         """Open the database for writing; create the file and the schema where they are missing."""
-        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-            raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is the oldest")
+        refuse_too_old()
         if not self.in_memory:
             self._create_file()
         self._identity = {}  # of an earlier opening

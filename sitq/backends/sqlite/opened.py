@@ -18,6 +18,7 @@ from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.version import warn_if_shared
 from sitq.backends.sqlite.waiters import Waiters
 from sitq.backends.sqlite.watch import Watch
 from sitq.clock import Clock
@@ -48,6 +49,7 @@ class Opened:
             await opened.writer.open(database.create)
             if not database.in_memory:
                 await opened.reader.open(database.connect)
+                await opened.reader.run(lambda c: database.read(c, warn_if_shared))
                 opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
         except BaseException:
             await opened.close()

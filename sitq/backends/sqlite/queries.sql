@@ -161,7 +161,17 @@ DELETE FROM sitq_worker WHERE id = ?
 UPDATE sitq_worker SET beat = ?, boot = ?, suspect = NULL, suspect_boot = NULL WHERE id = ?
 RETURNING id
 
+-- name: report
+UPDATE sitq_worker SET stuck = ? WHERE id = ? AND stuck <> ?1
+
 -- name: workers
+SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck FROM sitq_worker
+ORDER BY id
+
+-- name: is_shared
+SELECT EXISTS (SELECT 1 FROM sitq_worker WHERE pid <> ?)
+
+-- name: others
 SELECT id, lease, boot, beat, suspect, suspect_boot FROM sitq_worker WHERE id <> ?
 
 -- name: suspect

@@ -18,7 +18,7 @@ from typing import Any
 from sitq.backends.base import Recovered, Sweep
 from sitq.backends.sqlite.verbs import SQL, settle
 from sitq.lifecycle import crashed, expired, forgotten
-from sitq.model import Change, Reservation, State, WorkerRecord
+from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
 CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
@@ -51,6 +51,27 @@ def hire(connection: Connection, record: WorkerRecord, now: float, monotonic: fl
     return cursor.lastrowid
 
 
+def workers(connection: Connection, monotonic: float) -> list[WorkerRow]:
+    """Those that have a lease."""
+    boot = boot_id()
+    return [_worker_row(row, boot, monotonic) for row in connection.execute(SQL["workers"])]
+
+
+def _worker_row(row: tuple[Any, ...], boot: str, monotonic: float) -> WorkerRow:
+    id, host, pid, queues, concurrency, lease, started, its_boot, its_beat, stuck = row
+    return WorkerRow(
+        id,
+        host,
+        pid,
+        None if queues is None else tuple(queues.split(",")),
+        concurrency,
+        lease,
+        started,
+        max(0.0, monotonic - its_beat) if its_boot == boot else None,
+        stuck,
+    )
+
+
 def beat(connection: Connection, worker: int, boot: str, monotonic: float) -> bool:
     """Renew a lease. False if it was taken."""
     return connection.execute(SQL["beat"], (monotonic, boot, worker)).fetchone() is not None
@@ -77,6 +98,7 @@ def recover(
     """
     boot = boot_id()
     held = beat(connection, worker, boot, monotonic)
+    connection.execute(SQL["report"], (rules.stuck, worker))
     crashes: list[Change] = []
     for dead in _dead(connection, worker, boot, monotonic):
         crashes += _take(connection, dead, now, rules.crash_limit)
@@ -95,7 +117,7 @@ def _queues(rules: Sweep) -> str | None:
 def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[int]:
     dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
     for other, lease, its_boot, its_beat, suspect, marked in connection.execute(
-        SQL["workers"], (worker,)
+        SQL["others"], (worker,)
     ).fetchall():
         comparable = its_boot == boot and its_beat <= monotonic
         if suspect is not None and marked == boot and suspect <= monotonic:

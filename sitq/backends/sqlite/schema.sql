@@ -61,7 +61,8 @@ CREATE TABLE sitq_worker (
     boot         TEXT    NOT NULL,
     beat         REAL    NOT NULL,
     suspect      REAL,
-    suspect_boot TEXT
+    suspect_boot TEXT,
+    stuck        INTEGER NOT NULL DEFAULT 0 CHECK (stuck >= 0)
 );
 
 CREATE INDEX sitq_ready ON sitq_task (queue, priority DESC, run_at, seq) WHERE state = 0;
