@@ -79,7 +79,7 @@ def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object
             name=run.task.name,
         )
     shift.running += 1
-    runs.start_soon(runner, shift, run, slot)
+    run.handle = runs.create_task(runner(shift, run, slot), name=run.task.name)
 
 
 async def run_one(shift: Shift, run: Run, slot: object) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, get_cancelled_exc_class, to_thread
+from anyio import CancelScope, CapacityLimiter, TaskHandle, get_cancelled_exc_class, to_thread
 
 from sitq.context import CurrentTask, running_task
 from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
@@ -37,7 +37,7 @@ class Cause(StrEnum):
     LEASE_LOST = "lease lost"
 
 
-_ENDS = {
+_ENDS: Mapping[Cause | None, Outcome] = {
     Cause.CANCEL: Outcome(OutcomeKind.CANCELLED),
     Cause.SHUTDOWN: Outcome(OutcomeKind.RELEASED),
     Cause.HOST_CANCELLED: Outcome(OutcomeKind.RELEASED),
@@ -59,9 +59,10 @@ class Run:
         "ends_by_deadline",
         "function",
         "guard",
+        "handle",
+        "limit",
         "outcome",
         "retry",
-        "scope",
         "stuck",
         "task",
         "timeout",
@@ -71,9 +72,12 @@ class Run:
     def __init__(self, task: Reservation, function: TaskFunction[..., Any] | None) -> None:
         self.task: Reservation = task
         self.function: TaskFunction[..., Any] | None = function
-        self.scope: CancelScope | None = None
+        self.handle: TaskHandle[None] | None = None
+        """Of the anyio task that it is. Its scope is the outermost: every cause is told there."""
+        self.limit: CancelScope | None = None
+        """The scope with its timeout or deadline, if it has one."""
         self.guard: CancelScope | None = None
-        """Inside the scope, so that a run that will not end can be spared more cancellation."""
+        """The innermost scope, by which a run that will not end is spared more cancellation."""
         self.cause: Cause | None = None
         self.told: float = math.inf
         """When it was told to end, by the clock of the event loop."""
@@ -108,23 +112,24 @@ class Run:
     def stop(self, cause: Cause) -> None:
         """Cancel the run, for this reason unless there is one already."""
         if self.cause is None:
-            timed_out = self.scope is not None and self.scope.cancel_called
-            self.cause = Cause.TIMEOUT if timed_out else cause
+            self.cause = Cause.TIMEOUT if self.timed_out() else cause
         self.told = min(self.told, anyio.current_time())
-        if self.scope is not None:
-            self.scope.cancel()
+        if self.handle is not None:
+            self.handle.cancel()
+
+    def timed_out(self) -> bool:
+        """Whether its timeout or deadline has cancelled it."""
+        return self.limit is not None and self.limit.cancel_called
 
     def becomes_stuck(self, grace: float) -> bool:
         """Whether it turns out now that it does not end, ``grace`` seconds after it was told to.
 
         From then on it is spared more cancellation, which it would only swallow, again and again.
         """
-        if self.stuck or self.scope is None or self.outcome is not None:
+        if self.stuck or self.guard is None or self.outcome is not None:
             return False
-        told = min(self.told, self.scope.deadline)
-        self.stuck = anyio.current_time() >= told + grace
-        if self.stuck and self.guard is not None:
-            self.guard.shield = True
+        told = self.told if self.limit is None else min(self.told, self.limit.deadline)
+        self.stuck = self.guard.shield = anyio.current_time() >= told + grace
         return self.stuck
 
 
@@ -135,7 +140,7 @@ async def perform(
     now: float,
     is_closing: Callable[[], bool],
 ) -> None:
-    """Call the function of a run in its scope, and put the outcome into ``run.outcome``.
+    """Call the function of a run, and put the outcome into ``run.outcome``.
 
     Args:
         run: the task to run.
@@ -146,18 +151,25 @@ async def perform(
     """
     outcome: Outcome | None = None
     try:
-        run.scope, run.guard = CancelScope(deadline=_scope_deadline(run, now)), CancelScope()
-        with run.scope, run.guard:
-            if run.cause is None:
-                outcome = await _call(run, serializer, threads)
+        limit = _limit(run, now)
+        if limit == math.inf:
+            outcome = await _guarded(run, serializer, threads)
+        else:
+            with CancelScope(deadline=limit) as run.limit:
+                outcome = await _guarded(run, serializer, threads)
         if outcome is None:
             outcome = _interrupted(run)
     except BaseException as error:
         if issubclass(type(error), get_cancelled_exc_class()) and is_closing():
-            run.outcome = _ENDS[run.cause or Cause.HOST_CANCELLED]
+            run.outcome = _ENDS.get(run.cause, Outcome(OutcomeKind.RELEASED))
             raise
         outcome = _raised(run, error)
     run.outcome = outcome
+
+
+async def _guarded(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome | None:
+    with CancelScope() as run.guard:
+        return await _call(run, serializer, threads) if run.cause is None else None
 
 
 async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome:
@@ -191,7 +203,7 @@ def _returned(value: Any, serializer: Serializer, what: str) -> Outcome:
 
 def _raised(run: Run, error: BaseException) -> Outcome:
     """A cause that was recorded explains whatever was raised after it."""
-    if run.cause is not None or (run.scope is not None and run.scope.cancel_called):
+    if run.cause is not None or run.timed_out():
         return _interrupted(run)
     return _failed(error)
 
@@ -215,7 +227,8 @@ def _failed(
     return Outcome(kind, error=packed, types=types, final=final)
 
 
-def _scope_deadline(run: Run, now: float) -> float:
+def _limit(run: Run, now: float) -> float:
+    """When its time is up, by the clock of the event loop."""
     left = math.inf if run.timeout is None else run.timeout
     if run.task.deadline is not None and run.task.deadline - now <= left:
         run.ends_by_deadline = True
