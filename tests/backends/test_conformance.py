@@ -69,6 +69,14 @@ async def test_insert_keeps_the_order_of_tasks_with_and_without_key(backend, new
     assert [row.id for row in rows] == [task.id for task in tasks]
 
 
+async def test_a_worker_without_a_lease_reserves_nothing(backend, new, record):
+    await backend.insert([new()])
+    gone, other = await backend.hire(record), await backend.hire(record)
+    await backend.dismiss(gone)
+    assert await take(backend, gone) == []
+    assert [task.fence for task in await take(backend, other)] == [1]
+
+
 async def test_reserve_goes_by_priority_then_due_time_then_order(backend, new, record, clock):
     now = clock.time()
     a, b, c, d = new(), new(priority=5), new(run_at=now - 1), new()

@@ -64,8 +64,9 @@ ORDER BY run_at, seq LIMIT 1
 SELECT min(run_at) FROM sitq_task WHERE state = 0 AND queue = ? AND priority = ? AND run_at > ?
 
 -- name: reserve
-UPDATE sitq_task SET state = 1, worker = ?, fence = fence + 1, started = ?
-WHERE seq IN ({values})
+-- Nothing for a worker whose lease was taken while it stood still: its tasks would be taken at once.
+UPDATE sitq_task SET state = 1, worker = ?1, fence = fence + 1, started = ?2
+WHERE seq IN ({values}) AND EXISTS (SELECT 1 FROM sitq_worker WHERE id = ?1)
 RETURNING seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout,
     deadline, retry,
     coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0)),
