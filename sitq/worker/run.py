@@ -80,9 +80,9 @@ class Run:
         """The innermost scope, by which a run that will not end is spared more cancellation."""
         self.cause: Cause | None = None
         self.told: float = math.inf
-        """When it was told to end, by the clock of the event loop."""
+        """When it was told to end, by a clock that is the same in tasks, callbacks and threads."""
         self.ends_at: float = math.inf
-        """When its time is up, by the clock that threads can read too."""
+        """When its time is up, by the same clock."""
         self.ends_by_deadline: bool = False
         self.stuck: bool = False
         self.outcome: Outcome | None = None
@@ -113,7 +113,7 @@ class Run:
         """Cancel the run, for this reason unless there is one already."""
         if self.cause is None:
             self.cause = Cause.TIMEOUT if self.timed_out() else cause
-        self.told = min(self.told, anyio.current_time())
+        self.told = min(self.told, time.monotonic())
         if self.handle is not None:
             self.handle.cancel()
 
@@ -128,8 +128,7 @@ class Run:
         """
         if self.stuck or self.guard is None or self.outcome is not None:
             return False
-        told = self.told if self.limit is None else min(self.told, self.limit.deadline)
-        self.stuck = self.guard.shield = anyio.current_time() >= told + grace
+        self.stuck = self.guard.shield = time.monotonic() >= min(self.told, self.ends_at) + grace
         return self.stuck
 
 

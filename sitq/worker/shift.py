@@ -144,6 +144,8 @@ class Shift:
         """What was reserved is held from here on, whoever asked for it."""
         for task in tasks:
             run = Run(task, self.registry.get(task.name))
+            if self.lease_lost:  # it was taken before we heard of the reservation
+                run.stop(Cause.LEASE_LOST)
             self.held[task.seq] = run
             self.fresh.append(run)
 
