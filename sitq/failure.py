@@ -64,7 +64,7 @@ def describe(error: BaseException) -> ErrorInfo:
     """
     try:
         return _described(error)
-    except Exception:
+    except BaseException:
         return ErrorInfo(_type_name(type(error)), "<the exception could not be described>")
 
 

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from sitq.errors import InvalidOption
 from sitq.naming import shown
@@ -16,15 +17,19 @@ from sitq.retry import Retry
 
 __all__ = [
     "Options",
+    "check_backend",
     "check_key",
     "check_moment",
     "check_name",
     "check_priority",
     "check_retry",
     "check_seconds",
+    "check_serializer",
     "check_timeout",
     "check_whole",
 ]
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"\w[\w:-]*(?:\.[\w:-]+)*")
 MAX_NAME = 255
@@ -135,3 +140,17 @@ def check_retry(value: object) -> Retry | None:
     if value is None or isinstance(value, Retry):
         return value
     raise InvalidOption(f"retry must be a Retry, such as Retry(attempts=5): {shown(value)}")
+
+
+def check_backend(value: T) -> T:
+    """A store of tasks: something with the verbs of a backend."""
+    if callable(getattr(value, "insert", None)) and callable(getattr(value, "reserve", None)):
+        return value
+    raise InvalidOption(f"backend must be a store such as SQLiteBackend(path): {shown(value)}")
+
+
+def check_serializer(value: T) -> T:
+    """A serializer: something with ``dumps`` and ``loads``."""
+    if callable(getattr(value, "dumps", None)) and callable(getattr(value, "loads", None)):
+        return value
+    raise InvalidOption(f"serializer must have the methods dumps and loads: {shown(value)}")

@@ -13,7 +13,14 @@ from sitq.handle import TaskHandle, to_result, to_task, to_worker_status, wait_f
 from sitq.lifecycle import TERMINAL
 from sitq.model import NewTask, Result, State, Task, WorkerStatus
 from sitq.naming import shown
-from sitq.options import check_key, check_name, check_seconds, check_whole
+from sitq.options import (
+    check_backend,
+    check_key,
+    check_name,
+    check_seconds,
+    check_serializer,
+    check_whole,
+)
 from sitq.registry import Call, TaskFunction, check_registered
 from sitq.serialization import Serializer, default_serializer, pack_arguments
 
@@ -37,11 +44,16 @@ class TaskQueue:
         backend: where the tasks are stored.
         serializer: packs arguments and unpacks results; workers need the same one. Default:
             `sitq.serialization.default_serializer`.
+
+    Raises:
+        InvalidOption: the backend or the serializer is none.
     """
 
     def __init__(self, backend: Backend, *, serializer: Serializer | None = None) -> None:
-        self._backend = backend
-        self._serializer = default_serializer if serializer is None else serializer
+        self._backend = check_backend(backend)
+        self._serializer = check_serializer(
+            default_serializer if serializer is None else serializer
+        )
         self._entered = 0
         self._closed = False
 

@@ -167,11 +167,17 @@ class Backend(Protocol):
         """
         ...
 
-    async def settle(self, worker: int, changes: Sequence[Change]) -> set[int]:
+    async def settle(
+        self,
+        worker: int,
+        changes: Sequence[Change],
+        deliver: Callable[[set[int]], None] | None = None,
+    ) -> set[int]:
         """Bring the ends of runs home. Returns the ``seq`` of those that were changed.
 
         The others are no longer the worker's, or are to go back although somebody asked to cancel
-        them: see `cancelled`.
+        them: see `cancelled`. What is returned goes to ``deliver`` too, called on the event loop
+        also when the caller was cancelled meanwhile.
         """
         ...
 

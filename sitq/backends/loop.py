@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -43,6 +44,24 @@ class Loop:
     def ended(self) -> bool:
         """Whether the loop has ended."""
         return not self.call(_nothing)
+
+    def cancelled_natively(self) -> Callable[[], bool]:
+        """Tells whether the task that runs here is being cancelled, in spite of any shield.
+
+        asyncio can do that, and does so to every task when `asyncio.run` ends.
+        """
+        task = asyncio.current_task() if self.is_asyncio else None
+        return lambda: task is not None and task.cancelling() > 0
+
+    async def swallow_cancellation(self) -> None:
+        """Take the cancellation that a function asked for its own task and did not wait for.
+
+        asyncio would deliver it at the end of the task, and so to the task group around it.
+        """
+        task = asyncio.current_task() if self.is_asyncio else None
+        if task is not None and task.cancelling():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
 
     def protected(self, function: F) -> F:
         """The function, such that Ctrl-C is not raised in the midst of it.

@@ -7,18 +7,24 @@ import logging
 from collections.abc import Coroutine, Iterable
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import anyio
-from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group
+from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup, TaskStatus
 
 from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.context import running_task
-from sitq.errors import InvalidOption, UsageError
+from sitq.errors import InvalidOption, StoreUnavailable, UsageError
 from sitq.naming import shown
-from sitq.options import check_name, check_seconds, check_whole
+from sitq.options import (
+    check_backend,
+    check_name,
+    check_seconds,
+    check_serializer,
+    check_whole,
+)
 from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
 from sitq.worker.run import Cause
@@ -69,8 +75,10 @@ class Worker:
         retention: float | None = 7 * 86_400.0,
         unknown_after: float = 300.0,
     ) -> None:
-        self._backend = backend
-        self._serializer = default_serializer if serializer is None else serializer
+        self._backend = check_backend(backend)
+        self._serializer = check_serializer(
+            default_serializer if serializer is None else serializer
+        )
         self._registry = default_registry if registry is None else registry
         self._options = Options(
             queues=_queues(queues),
@@ -129,6 +137,8 @@ class Worker:
                 host.start_soon(loop.protected(self._serve), host)
                 await self._ready.wait()
                 task_status.started()
+        except BaseExceptionGroup as errors:
+            raise _bare(errors) from None  # KeyboardInterrupt, which trio raises in this task
         finally:
             self._end()
         self._raise_error()
@@ -183,19 +193,26 @@ class Worker:
     ) -> bool | None:
         host = self._host
         assert host is not None
-        cancelled = exc_type is not None and issubclass(exc_type, anyio.get_cancelled_exc_class())
+        cancelled = get_cancelled_exc_class()
+        raised = _without(exc, cancelled)
         self._stop.request(Cause.SHUTDOWN, self._options.grace)
         try:
             # The host waits for the worker whatever happens; no other await may come before.
-            if cancelled:
+            if exc is not None and raised is None:
                 swallowed = await host.__aexit__(exc_type, exc, traceback)
             else:
                 await host.__aexit__(None, None, None)
                 swallowed = False
+        except cancelled:
+            if raised is None:
+                raise
+            swallowed = False  # the body's own exception leads out of the block
         finally:
             self._host = None
-        if exc is None or cancelled:
+        if raised is None:
             self._raise_error()
+        elif raised is not exc:  # less what the worker's end did to the body
+            raise raised from None
         return swallowed
 
     def _begin(self) -> None:
@@ -238,9 +255,17 @@ class Worker:
         """One shift, and another each time the lease is lost."""
         assert self._ready is not None
         while self._stop.cause is None:
-            worker = await self._backend.hire(self._options.record())
+            worker = await self._hire()
+            if worker is None:
+                continue
             shift = Shift(
-                self._backend, self._registry, self._serializer, self._options, worker, self._stop
+                self._backend,
+                self._registry,
+                self._serializer,
+                self._options,
+                worker,
+                self._stop,
+                Loop(),
             )
             shift.log(logging.INFO, "worker started")
             self._ready.set()
@@ -248,12 +273,25 @@ class Worker:
             shift.log(logging.INFO, "worker stopped")
         self._ready.set()
 
+    async def _hire(self) -> int | None:
+        """Enter the store. None, after a pause, if a later shift cannot begin for now."""
+        assert self._ready is not None
+        try:
+            return await self._backend.hire(self._options.record())
+        except StoreUnavailable as error:
+            if not self._ready.is_set():
+                raise
+            log_event(logging.WARNING, "cannot begin again for now", error=error)
+        with self._stop.interruptible():
+            await anyio.sleep(self._options.poll_interval)
+        return None
+
     async def _run_hosted(self) -> None:
         try:
             await self._run_begun(TASK_STATUS_IGNORED)
         except Exception as error:
+            self._broke(error)
             assert self._host is not None
-            self._error = error
             self._host.cancel_scope.cancel()
 
     async def _start(self, intent: object) -> None:
@@ -275,17 +313,39 @@ class Worker:
         try:
             await self._run_begun(TASK_STATUS_IGNORED)
         except Exception as error:
-            self._error = error
-            log_event(logging.CRITICAL, "worker broke", error=f"{type(error).__name__}: {error}")
+            self._broke(error)
         finally:
             assert self._ready is not None
             self._ready.set()
+
+    def _broke(self, error: Exception) -> None:
+        """Keep what broke the worker, and log it now: nobody may ever ask for it."""
+        self._error = error
+        log_event(logging.CRITICAL, "worker broke", error=f"{type(error).__name__}: {error}")
+
+
+def _without(error: BaseException | None, cancelled: type[BaseException]) -> BaseException | None:
+    """What there is in the exception of a block beside its cancellation."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(cancelled)[1] if group.subgroup(cancelled) else group
+    return None if isinstance(error, cancelled) else error
+
+
+def _bare(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The only exception in the group, or the group."""
+    first, *others = errors.exceptions
+    if others:
+        return errors
+    if isinstance(first, BaseExceptionGroup):
+        return _bare(cast("BaseExceptionGroup[BaseException]", first))
+    return first
 
 
 def _queues(queues: Iterable[str] | None) -> tuple[str, ...] | None:
     if queues is None:
         return None
-    if isinstance(queues, str):
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
         raise InvalidOption(f"queues takes a list of names, such as [{shown(queues)}]")
     names = tuple(queues)
     if not names:

@@ -93,6 +93,7 @@ async def run_one(shift: Shift, run: Run, slot: object) -> None:
         shift.end(run)
         if not shift.running:
             shift.nothing_runs.set()
+    await shift.loop.swallow_cancellation()
 
 
 async def _wait(shift: Shift, token: int, due: float | None) -> None:

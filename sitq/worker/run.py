@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -18,8 +19,7 @@ from sitq.context import CurrentTask, running_task
 from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
 from sitq.failure import describe, pack_error
 from sitq.handle import moment
-from sitq.model import ErrorInfo, Outcome, OutcomeKind, Reservation
-from sitq.naming import class_name
+from sitq.model import Outcome, OutcomeKind, Reservation
 from sitq.registry import TaskFunction
 from sitq.retry import NO_RETRY, Retry, type_names
 from sitq.serialization import Serializer, pack, unpack_arguments
@@ -146,7 +146,7 @@ async def perform(
         serializer: unpacks the arguments and packs the result.
         threads: the limiter of the threads that sync functions run in.
         now: the wall clock, in seconds.
-        is_closing: whether the worker has cancelled its own task group.
+        is_closing: whether the worker has cancelled its own task group, or is cancelled itself.
     """
     outcome: Outcome | None = None
     try:
@@ -186,9 +186,23 @@ async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> O
     if function.is_async:
         value = await function.function(*args, **kwargs)
     else:
-        call = partial(function.function, *args, **kwargs)
-        value = await to_thread.run_sync(call, limiter=threads)
+        call = partial(_captured, function.function, args, kwargs)
+        value, error = await to_thread.run_sync(call, limiter=threads)
+        if isinstance(error, get_cancelled_exc_class()):  # by anyio.from_thread.check_cancelled
+            raise error
+        if error is not None:
+            return _raised(run, error)
     return _returned(value, serializer, f"the result {what}")
+
+
+def _captured(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """Call it in its thread. What it raises is handed over: some of it would end an event loop."""
+    try:
+        return function(*args, **kwargs), None
+    except BaseException as error:
+        return None, error
 
 
 def _returned(value: Any, serializer: Serializer, what: str) -> Outcome:
@@ -219,11 +233,10 @@ def _interrupted(run: Run) -> Outcome:
 def _failed(
     error: BaseException, *, final: bool = False, kind: OutcomeKind = OutcomeKind.FAILED
 ) -> Outcome:
-    try:
-        packed, types = pack_error(describe(error)), type_names(error)
-    except Exception:  # an exception that cannot even be looked at is a failure as well
-        packed, types = pack_error(ErrorInfo(class_name(type(error)), "")), frozenset[str]()
-    return Outcome(kind, error=packed, types=types, final=final)
+    types = frozenset[str]()
+    with suppress(BaseException):  # an exception that cannot even be looked at is a failure as well
+        types = type_names(error)
+    return Outcome(kind, error=pack_error(describe(error)), types=types, final=final)
 
 
 def _limit(run: Run, now: float) -> float:

@@ -6,10 +6,9 @@ import logging
 from typing import cast
 
 import anyio
-from anyio import create_task_group, to_thread
+from anyio import create_task_group, get_cancelled_exc_class, to_thread
 
-from sitq.backends.loop import Loop
-from sitq.errors import StoreError
+from sitq.errors import StoreError, StoreUnavailable
 from sitq.failure import describe, summary
 from sitq.lease import Heartbeat
 from sitq.worker.reserve import reserve, run_one
@@ -36,38 +35,57 @@ async def serve(shift: Shift) -> None:
     try:
         while not shift.is_stopping():
             await _serve_group(shift)
-        await _settle_rest(shift)
+        await _leave(shift)
+    except get_cancelled_exc_class():
+        # Only native cancellation walks through the shield: `asyncio.run` ends so.
+        shift.stop.request(Cause.HOST_CANCELLED, 0.0)
+        await _leave(shift)
+        raise
     finally:
         if heartbeat is not None:
             await to_thread.run_sync(heartbeat.stop, limiter=shift.threads)
-    if not shift.held:  # else its tasks go back when the lease lapses
+
+
+async def _leave(shift: Shift) -> None:
+    """Settle what is left, and end the lease."""
+    await _settle_rest(shift)
+    if shift.held:  # it goes back when the lease lapses
+        return
+    try:
         await shift.backend.dismiss(shift.worker)
+    except StoreUnavailable as error:
+        shift.log(logging.WARNING, "could not end the lease: left to lapse", error=error)
 
 
 async def _serve_group(shift: Shift) -> None:
     """One task group, to its end. A function can break it; then what is left goes back."""
-    loop = Loop()
+    if not await _run_group(shift) and not shift.is_stopping():
+        await _settle_rest(shift)
+        shift.renew()
+        await anyio.sleep(REOPEN_PAUSE)
+
+
+async def _run_group(shift: Shift) -> bool:
+    """Whether the group ended when it was to end."""
+    is_host_cancelled = shift.loop.cancelled_natively()
+    reason = "it was cancelled"
     try:
         async with create_task_group() as group:
-            shift.is_closing = lambda: group.cancel_scope.cancel_called
+            shift.is_closing = lambda: group.cancel_scope.cancel_called or is_host_cancelled()
             for duty in (settle, sweep, watch_cancels):
-                group.start_soon(loop.protected(duty), shift)
-            await reserve(shift, group, loop.protected(run_one))
+                group.start_soon(shift.loop.protected(duty), shift)
+            await reserve(shift, group, shift.loop.protected(run_one))
             await _wind_down(shift)
+            reason = ""
             group.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         store = _first_store_error(errors)
         if store is not None:
             raise store from None
-        shift.log(
-            logging.ERROR,
-            "task group broke: opened again",
-            error=summary(describe(errors.exceptions[0])),
-        )
-    if not shift.is_stopping():
-        await _settle_rest(shift)
-        shift.renew()
-        await anyio.sleep(REOPEN_PAUSE)
+        reason = summary(describe(errors.exceptions[0]))
+    if reason:
+        shift.log(logging.ERROR, "task group broke: opened again", error=reason)
+    return not reason
 
 
 async def _wind_down(shift: Shift) -> None:
@@ -111,8 +129,7 @@ def _start_heartbeat(shift: Shift) -> Heartbeat | None:
     heart = shift.backend.heart(shift.worker)
     if heart is None:
         return None
-    loop = Loop()
-    heartbeat = Heartbeat(heart, shift.options.lease / 3, lambda: loop.call(shift.lose_lease))
+    heartbeat = Heartbeat(heart, shift.options.lease / 3, lambda: shift.loop.call(shift.lose_lease))
     heartbeat.start()
     return heartbeat
 

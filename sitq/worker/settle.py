@@ -7,8 +7,9 @@ import logging
 import anyio
 
 from sitq.errors import StoreUnavailable
+from sitq.failure import unpack_error
 from sitq.lifecycle import settle as decide
-from sitq.model import Change, Outcome, OutcomeKind
+from sitq.model import Change, State
 from sitq.worker.run import Run
 from sitq.worker.shift import Shift, logger
 
@@ -58,53 +59,67 @@ def _next_batch(shift: Shift) -> list[Run]:
 
 
 async def _settle_batch(shift: Shift, batch: list[Run]) -> None:
-    settled = await _apply(shift, batch, cancel_requested=False)
-    refused = [run for run in batch if run.task.seq not in settled]
-    _finish(shift, [run for run in batch if run.task.seq in settled])
+    refused = await _apply(shift, batch, cancel_requested=False)
     if refused:
         # A task that is to be cancelled does not go back: it is decided again, with that known.
         cancelled = await shift.backend.cancelled(shift.worker)
         again = [run for run in refused if run.task.seq in cancelled]
-        settled = await _apply(shift, again, cancel_requested=True)
-        _finish(shift, [run for run in again if run.task.seq in settled])
-        _finish(shift, [run for run in refused if run.task.seq not in settled], stale=True)
+        await _apply(shift, again, cancel_requested=True)
+        for run in refused:
+            if run in shift.ended:
+                shift.let_go(run)
+                _log_stale(shift, run)
 
 
-def _finish(shift: Shift, runs: list[Run], *, stale: bool = False) -> None:
-    for run in runs:
-        shift.let_go(run)
-        _log(shift, run, stale=stale)
-
-
-async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> set[int]:
+async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> list[Run]:
+    """Settle these runs. Returns those that were refused."""
     now = shift.backend.clock.time()
-    changes: list[Change] = []
+    decided: dict[int, tuple[Run, Change]] = {}
     for run in batch:
         assert run.outcome is not None
         change = decide(
             run.task, run.retry, run.outcome, now, shift.rng, cancel_requested=cancel_requested
         )
         if change is not None:
-            changes.append(change)
-    if not changes:
-        return set()
-    return await shift.backend.settle(shift.worker, changes)
+            decided[run.task.seq] = run, change
+
+    def settled(seqs: set[int]) -> None:
+        # Called also when this task was cancelled while it waited: what is settled is let go.
+        for seq in seqs:
+            run, change = decided[seq]
+            shift.let_go(run)
+            _log(shift, run, change)
+
+    if decided:
+        changes = [change for _, change in decided.values()]
+        await shift.backend.settle(shift.worker, changes, settled)
+    return [run for run in batch if run in shift.ended]
 
 
-def _log(shift: Shift, run: Run, *, stale: bool) -> None:
-    outcome = run.outcome
-    if stale and outcome is not None:
-        shift.log(logging.WARNING, "lease lost: outcome dropped", **_about(run, outcome))
-    elif outcome is not None and outcome.kind in (OutcomeKind.FAILED, OutcomeKind.TIMED_OUT):
-        shift.log(logging.ERROR, "run failed", **_about(run, outcome))
-    elif outcome is not None and logger.isEnabledFor(logging.DEBUG):
-        shift.log(logging.DEBUG, "run ended", **_about(run, outcome))
+def _log(shift: Shift, run: Run, change: Change) -> None:
+    failed = run.outcome is not None and run.outcome.error is not None
+    if not failed and not logger.isEnabledFor(logging.DEBUG):
+        return
+    if not failed:
+        shift.log(logging.DEBUG, "run ended", **_about(run))
+    elif change.state is State.PENDING:
+        shift.log(logging.WARNING, "run failed, to be retried", **_about(run))
+    else:
+        shift.log(logging.ERROR, "task failed", **_about(run))
 
 
-def _about(run: Run, outcome: Outcome) -> dict[str, object]:
-    return {
+def _log_stale(shift: Shift, run: Run) -> None:
+    shift.log(logging.WARNING, "lease lost: outcome dropped", **_about(run))
+
+
+def _about(run: Run) -> dict[str, object]:
+    about: dict[str, object] = {
         "task": run.task.id.hex(),
         "name": run.task.name,
         "attempt": run.task.attempts + 1,
-        "outcome": outcome.kind,
     }
+    if run.outcome is not None:
+        about["outcome"] = run.outcome.kind
+        if run.outcome.error is not None:
+            about["error"] = unpack_error(run.outcome.error).type
+    return about

@@ -16,6 +16,7 @@ import anyio
 from anyio import CancelScope, CapacityLimiter
 
 from sitq.backends.base import Backend
+from sitq.backends.loop import Loop
 from sitq.model import Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.registry import Registry
 from sitq.serialization import Serializer
@@ -111,6 +112,7 @@ class Shift:
     options: Options
     worker: int
     stop: Stop
+    loop: Loop
     slots: CapacityLimiter = field(init=False)
     threads: CapacityLimiter = field(init=False)
     held: dict[int, Run] = field(default_factory=dict[int, Run])

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -566,3 +567,17 @@ def test_an_empty_registry_is_a_registry() -> None:
 def test_backend_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
         SQLiteBackend(**{"path": ":memory:", **options})
+
+
+@pytest.mark.parametrize("path", [5, None, True, "", "a\0b", "\ud800", b"bytes.db", ["x"]])
+def test_a_path_that_names_no_file(path: Any) -> None:
+    with pytest.raises(InvalidOption, match="path must"):
+        SQLiteBackend(path)
+
+
+def test_what_a_queue_is_made_of() -> None:
+    for backend in ("tasks.db", Path("tasks.db"), None):
+        with pytest.raises(InvalidOption, match="backend must"):
+            TaskQueue(backend)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOption, match="dumps and loads"):
+        TaskQueue(SQLiteBackend(":memory:"), serializer=5)  # type: ignore[arg-type]

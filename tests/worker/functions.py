@@ -253,3 +253,37 @@ async def _swallow() -> None:
             await release[-1].wait()
         except anyio.get_cancelled_exc_class():
             noted[-1] += 1
+
+
+@registry.task(name="exits_generator")
+def exits_generator() -> None:
+    raise GeneratorExit
+
+
+@registry.task(name="stops_iteration")
+def stops_iteration() -> None:
+    raise StopIteration
+
+
+class _Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise SystemExit
+        return super().__getattribute__(name)
+
+
+class Strange(Exception, metaclass=_Nameless):
+    pass
+
+
+@registry.task(name="strange_class")
+async def strange_class() -> None:
+    raise Strange
+
+
+@registry.task(name="cancels_itself")
+async def cancels_itself() -> None:
+    if sniffio.current_async_library() == "asyncio":
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()

@@ -25,20 +25,37 @@ async def spin():
         time.sleep(0.001)
         await anyio.lowlevel.checkpoint()
 
+async def hosted(backend, queue):
+    async with Worker(backend, grace=0.2):
+        await anyio.sleep_forever()
+
+async def run(backend, queue):
+    await Worker(backend, grace=0.2).run()
+
+async def start(backend, queue):
+    worker = Worker(backend, grace=0.2)
+    await worker.start()
+    try:
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await worker.stop()
+
 async def main():
     backend = SQLiteBackend(sys.argv[1])
-    async with TaskQueue(backend) as queue, Worker(backend, grace=0.2):
+    async with TaskQueue(backend) as queue:
         await queue.enqueue(spin)
-        await anyio.sleep_forever()
+        await globals()[sys.argv[3]](backend, queue)
 
 anyio.run(main, backend=sys.argv[2])
 """
 
 
+@pytest.mark.parametrize("way", ["hosted", "run", "start"])
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-def test_an_interrupt_is_no_failure_of_the_task(loop: str, tmp_path: Path) -> None:
+def test_an_interrupt_is_no_failure_of_the_task(loop: str, way: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop]
+    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop, way]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -228,8 +228,11 @@ async def until_gone(handle: object) -> None:
         {"queues": "io"},
         {"queues": []},
         {"queues": ["../x"]},
+        {"queues": 5},
+        {"backend": "tasks.db"},
+        {"serializer": 5},
     ],
 )
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOption):
-        Worker(SQLiteBackend(":memory:"), **options)  # type: ignore[arg-type]
+        Worker(**{"backend": SQLiteBackend(":memory:"), **options})  # type: ignore[arg-type]

@@ -56,9 +56,7 @@ class SQLiteBackend:
         busy_limit: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
-        text = os.fspath(path)
-        if not isinstance(text, str) or not text or "\0" in text:
-            raise InvalidOption(f"path must name a file or be ':memory:': {shown(text)}")
+        text = _checked(path)
         if synchronous not in ("FULL", "NORMAL"):
             raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {shown(synchronous)}")
         if text != ":memory:":
@@ -173,15 +171,26 @@ class SQLiteBackend:
         )
         return due
 
-    async def settle(self, worker: int, changes: Sequence[Change]) -> set[int]:
+    async def settle(
+        self,
+        worker: int,
+        changes: Sequence[Change],
+        deliver: Callable[[set[int]], None] | None = None,
+    ) -> set[int]:
         opened = await self._ready()
         now = self._clock.time()
+
+        def settled_now(settled: set[int]) -> None:
+            opened.ends(changes)
+            if deliver is not None:
+                deliver(settled)
+
         settled = await opened.commit.submit(
             Operation(
                 lambda connection: verbs.settle(connection, worker, changes, now),
                 rows=len(changes),
                 size=sum(len(change.value or change.error or b"") for change in changes),
-                deliver=lambda _: opened.ends(changes),
+                deliver=settled_now,
             )
         )
         return settled or set()
@@ -303,3 +312,13 @@ class SQLiteBackend:
         self._users = 0
         self._closed = False
         self._opening = anyio.Lock()
+
+
+def _checked(path: object) -> str:
+    try:
+        text = os.fspath(path)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
+        if isinstance(text, str) and text and b"\0" not in os.fsencode(text):
+            return text
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise InvalidOption(f"path must name a file or be ':memory:': {shown(path)}")

@@ -29,10 +29,14 @@ __all__ = ["Watch"]
 
 LADDER = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05)
 """Seconds after which a look is repeated while an announced commit cannot be seen yet."""
+SPACING = 0.001
+"""Shortest time between two commits that are reported, in seconds: what comes between is one."""
 TICK = 0.5
 """Longest wait for an event, in seconds: the fallback for one that got lost."""
 POLL = 0.005
 """Pause between two looks where there is no inotify, in seconds."""
+POLL_RESOLUTION = 0.001
+"""``poll`` counts in milliseconds."""
 
 
 class Watch:
@@ -63,7 +67,7 @@ class Watch:
             yield
         finally:
             self._interested -= 1
-            if not self._interested:
+            if not self._interested and not self._closed:
                 self._wanted.clear()
 
     def close(self) -> None:
@@ -99,14 +103,16 @@ class Watch:
                 seen = self._climb(connection, seen)
 
     def _climb(self, connection: sqlite3.Connection, seen: int) -> int:
-        """Look until the announced commit is seen; a new event starts the ladder again."""
+        """Look until the announced commit must have been seen; an event starts the ladder again.
+
+        A commit that was seen ends nothing: the event may have announced the next one as well.
+        """
         step = 0
         while step < len(LADDER) and not self._closed:
-            now = self._report(connection, seen)
-            if now != seen:
-                return now
-            time.sleep(LADDER[step])
-            step = 0 if self._events.pending() else step + 1
+            before, seen = seen, self._report(connection, seen)
+            if seen != before:
+                time.sleep(SPACING)
+            step = 0 if self._events.wait(LADDER[step]) else step + 1
         return seen
 
     def _report(self, connection: sqlite3.Connection, seen: int) -> int:
@@ -141,8 +147,11 @@ class _Events:
     def wait(self, seconds: float) -> bool:
         """Wait for an event. True if there was one; False also if nothing can tell."""
         self._arm()
-        self._poll.poll(1000 * (seconds if self._armed else POLL))
-        return self.pending()
+        if seconds < POLL_RESOLUTION:
+            time.sleep(seconds)
+        else:
+            self._poll.poll(1000 * (seconds if self._armed else min(seconds, POLL)))
+        return self._pending()
 
     def wake(self) -> None:
         """End a wait, now and from now on. From any thread."""
@@ -150,8 +159,7 @@ class _Events:
             if not self._closed:
                 os.write(self._wake_write, b".")
 
-    def pending(self) -> bool:
-        """Whether another event came meanwhile."""
+    def _pending(self) -> bool:
         if self._inotify is None:
             return False
         masks = [event.mask for event in self._inotify.read(timeout=0)]
