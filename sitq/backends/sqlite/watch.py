@@ -27,7 +27,10 @@ with suppress(ImportError):  # not Linux
 
 __all__ = ["Watch"]
 
-LADDER = (0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05)
+LADDER = (
+    *(0.0001, 0.0002, 0.0003, 0.0005, 0.001, 0.002, 0.003, 0.005),
+    *(0.01, 0.02, 0.05, 0.1, 0.2),  # for disks that are slow to sync
+)
 """Seconds after which a look is repeated while an announced commit cannot be seen yet."""
 SPACING = 0.001
 """Shortest time between two commits that are reported, in seconds: what comes between is one."""
@@ -96,11 +99,15 @@ class Watch:
 
     def _watch(self, connection: sqlite3.Connection) -> None:
         seen = -1
+        announced = False
         while not self._closed:
             self._wanted.wait()
-            seen = self._report(connection, seen)
-            if self._events.wait(TICK):
+            # What was written just before the events began is announced by none.
+            if self._events.arm() or announced:
                 seen = self._climb(connection, seen)
+            else:
+                seen = self._report(connection, seen)
+            announced = self._events.wait(TICK)
 
     def _climb(self, connection: sqlite3.Connection, seen: int) -> int:
         """Look until the announced commit must have been seen; an event starts the ladder again.
@@ -113,7 +120,7 @@ class Watch:
             if seen != before:
                 time.sleep(SPACING)
             step = 0 if self._events.wait(LADDER[step]) else step + 1
-        return seen
+        return self._report(connection, seen)
 
     def _report(self, connection: sqlite3.Connection, seen: int) -> int:
         self._database.check_identity()
@@ -144,9 +151,18 @@ class _Events:
         if self._inotify is not None:
             self._poll.register(self._inotify.fileno(), select.POLLIN)
 
+    def arm(self) -> bool:
+        """Ask for events, where none come yet. True if they come from now on."""
+        if self._inotify is None or self._armed or not os.path.exists(self._wal):
+            return False
+        with suppress(OSError):
+            flags = _inotify.flags
+            self._inotify.add_watch(self._wal, flags.MODIFY | flags.DELETE_SELF)
+            self._armed = True
+        return self._armed
+
     def wait(self, seconds: float) -> bool:
-        """Wait for an event. True if there was one; False also if nothing can tell."""
-        self._arm()
+        """Wait for an event. True if there was one; False, and soon, where none can be told of."""
         if seconds < POLL_RESOLUTION:
             time.sleep(seconds)
         else:
@@ -175,10 +191,3 @@ class _Events:
             os.close(self._wake_write)
         if self._inotify is not None:
             self._inotify.close()
-
-    def _arm(self) -> None:
-        if self._inotify is not None and not self._armed and os.path.exists(self._wal):
-            with suppress(OSError):
-                flags = _inotify.flags
-                self._inotify.add_watch(self._wal, flags.MODIFY | flags.DELETE_SELF)
-                self._armed = True
