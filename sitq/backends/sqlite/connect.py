@@ -7,12 +7,12 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sitq.backends.sql import load
+from sitq.backends.sqlite import migrate
 from sitq.backends.sqlite.version import refuse_too_old
 from sitq.errors import (
     StoreError,
@@ -21,14 +21,12 @@ from sitq.errors import (
     StoreReplaced,
     StoreUnavailable,
     StoreUnusable,
-    StoreVersionError,
 )
 
 __all__ = ["Database", "translated"]
 
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
 LARGE_LOG = 8 * 1024 * 1024
 """Bytes of the ``-wal`` file above which a worker's sweep cuts it off."""
 MAX_PAUSE = 0.004
@@ -57,7 +55,6 @@ _CALLERS_FAULT = (
     sqlite3.ProgrammingError,
     sqlite3.InterfaceError,
 )
-_OTHER_ADVICE = "its tables are not those of sitq, or are damaged; name another file, or restore it"
 _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_BUSY: "another process holds its lock; try again",
     sqlite3.SQLITE_LOCKED: "another connection holds its lock; try again",
@@ -86,7 +83,7 @@ def translated(path: str) -> Generator[None]:
         if isinstance(error, _CALLERS_FAULT):
             raise
         code = _code(error)
-        advice = _ADVICE.get(code, _OTHER_ADVICE)
+        advice = _ADVICE.get(code, migrate.NOT_OURS)
         raise _BY_CODE.get(code, StoreUnusable)(f"{path}: {error}: {advice}") from error
 
 
@@ -184,9 +181,11 @@ class Database:
             return self._patiently(attempt)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        self._refuse_newer(connection)
+        migrate.refuse_newer(connection, self.path)
         self._use_wal(connection)
-        self._migrate(connection)
+        with self.transaction(connection):
+            migrate.refuse_newer(connection, self.path)
+            migrate.climb(connection)
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again, after a short pause, while the database is locked."""
@@ -240,14 +239,6 @@ class Database:
         finally:
             os.unlink(temporary)
 
-    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
-        version = _version(connection)
-        if version > SCHEMA_VERSION:
-            raise StoreVersionError(
-                f"{self.path} has schema version {version}, this sitq knows {SCHEMA_VERSION}: "
-                "upgrade sitq"
-            )
-
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         if self.in_memory:
             return
@@ -256,34 +247,6 @@ class Database:
         if mode != "wal":
             raise StoreUnusable(f"{self.path}: no write-ahead log on this file system ({mode})")
         connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Create the schema. Of many processes that start together one does it."""
-        with self.transaction(connection):
-            self._refuse_newer(connection)
-            if _version(connection) == 0:
-                for statement in _statements(load("sitq.backends.sqlite", "schema.sql")):
-                    connection.execute(statement)
-
-
-def _statements(script: str) -> Iterator[str]:
-    """The statements of a script, one by one: ``executescript`` would commit the transaction."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    exists = "SELECT count(*) FROM sqlite_master WHERE name = 'sitq_meta'"
-    if connection.execute(exists).fetchone()[0] == 0:
-        return 0
-    found = connection.execute("SELECT value FROM sitq_meta WHERE name = 'version'").fetchone()
-    if found is None:
-        raise StoreUnusable(f"the table sitq_meta names no version: {_OTHER_ADVICE}")
-    return found[0]
 
 
 def _identity(path: str) -> tuple[int, int] | None:
