@@ -102,26 +102,40 @@ class Database:
         self._synchronous = synchronous
         self._busy_limit = busy_limit
         self._identity: dict[str, tuple[int, int]] = {}
+        self._spoiled: set[sqlite3.Connection] = set()
 
     def create(self) -> sqlite3.Connection:
         """Open the database for writing; create the file and the schema where they are missing."""
         refuse_too_old()
         if not self.in_memory:
             self._create_file()
-        self._identity = {}  # of an earlier opening
-        connection = self._connect(self._synchronous, self._set_up)
+        self._identity, self._spoiled = {}, set()  # of an earlier opening
+        connection = self._connect(self._set_up)
         self._remember(connection)
         return connection
 
-    def connect(self, synchronous: str | None = None) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
         """One more connection to the database that `create` opened."""
         self.check_identity()  # SQLite would make a new file where the old one was
-        return self._connect(synchronous or self._synchronous, lambda _: None)
+        return self._connect(lambda _: None)
+
+    def renewed(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """The connection, or another one in its place if an input/output error has spoiled it.
+
+        While there is none to be had the old one stays, and who uses it meets the error.
+        """
+        if connection in self._spoiled:
+            with suppress(StoreError):
+                fresh = self.connect()
+                self._spoiled.discard(connection)
+                connection.close()
+                return fresh
+        return connection
 
     @contextmanager
     def transaction(self, connection: sqlite3.Connection) -> Generator[None]:
         """One whole write transaction: committed at the end of the block, or rolled back."""
-        with translated(self.path):
+        with self._judged(connection):
             self._begin(connection)
             try:
                 yield
@@ -135,8 +149,8 @@ class Database:
 
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
-        with translated(self.path):
-            self.check_identity()
+        self.check_identity()
+        with self._judged(connection):
             return self._patiently(lambda: look(connection))
 
     def check_identity(self) -> None:
@@ -152,24 +166,34 @@ class Database:
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a log that has grown large into the database, and cut it off, if nobody reads it."""
         if not self.in_memory and os.stat(self.path + "-wal").st_size > LARGE_LOG:
-            with translated(self.path):
+            with self._judged(connection):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @contextmanager
+    def _judged(self, connection: sqlite3.Connection | None = None) -> Generator[None]:
+        """Translates errors, and remembers what they say of the connection."""
+        with translated(self.path):
+            try:
+                yield
+            except sqlite3.Error as error:
+                if _code(error) == sqlite3.SQLITE_IOERR and connection and not self.in_memory:
+                    self._spoiled.add(connection)
+                raise
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         # IMMEDIATE always: a deferred transaction fails when it comes to write after another did.
         self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
 
-    def _connect(
-        self, synchronous: str, set_up: Callable[[sqlite3.Connection], None]
-    ) -> sqlite3.Connection:
+    def _connect(self, set_up: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         def attempt() -> sqlite3.Connection:
             connection = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, cached_statements=256
             )
             try:
-                connection.execute(f"PRAGMA synchronous = {synchronous}")
+                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
                 connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA cache_size = -16384")
+                connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 set_up(connection)
             except BaseException:
                 connection.close()
@@ -177,7 +201,7 @@ class Database:
             return connection
 
         # Where many processes open the file together, any of its statements can meet a lock.
-        with translated(self.path):
+        with self._judged():
             return self._patiently(attempt)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
@@ -246,7 +270,6 @@ class Database:
         mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
         if mode != "wal":
             raise StoreUnusable(f"{self.path}: no write-ahead log on this file system ({mode})")
-        connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

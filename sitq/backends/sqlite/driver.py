@@ -50,14 +50,26 @@ class Driver:
         self._loop = loop
         self._connection: sqlite3.Connection | None = None
         self._put: Callable[[Job | None], object] | None = None
+        self._renewed: Callable[[sqlite3.Connection], sqlite3.Connection] | None = None
 
-    async def open(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        """Start the thread and connect on it."""
+    async def open(
+        self,
+        connector: Callable[[], sqlite3.Connection],
+        renewed: Callable[[sqlite3.Connection], sqlite3.Connection],
+    ) -> None:
+        """Start the thread and connect on it.
+
+        Args:
+            connector: makes the connection.
+            renewed: gives the connection that takes the place of one, before each use of it; the
+                same one as long as that is sound.
+        """
         if self._loop.is_asyncio:
             await self._open_aiosqlite()
         else:
             self._open_thread()
         self._connection = await self.run(lambda _: connector())
+        self._renewed = renewed
 
     def is_open(self) -> bool:
         """Whether work can be posted."""
@@ -72,7 +84,7 @@ class Driver:
 
         def job() -> None:
             try:
-                result, error = work(self._connection), None
+                result, error = work(self._sound()), None
             except BaseException as caught:  # handed to the caller
                 result, error = None, caught
             self._loop.call(partial(done, result, error))
@@ -117,6 +129,11 @@ class Driver:
         if self._put is not None:
             self._put(lambda: _close(connection))
             self._end_thread()
+
+    def _sound(self) -> sqlite3.Connection | None:
+        if self._connection is not None and self._renewed is not None:
+            self._connection = self._renewed(self._connection)
+        return self._connection
 
     def _end_thread(self) -> None:
         if self._put is not None:
