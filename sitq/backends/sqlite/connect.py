@@ -48,6 +48,7 @@ _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_NOTADB: StoreUnusable,
     sqlite3.SQLITE_AUTH: StoreUnusable,
 }
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 _CALLERS_FAULT = (
     sqlite3.IntegrityError,
@@ -70,7 +71,9 @@ _ADVICE: dict[int, str] = {
 }
 
 
-def _code(error: sqlite3.Error) -> int:
+def _code(error: Exception) -> int:
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT  # SQLite's message quotes what it found
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
@@ -79,7 +82,7 @@ def translated(path: str) -> Generator[None]:
     """Turns errors of SQLite that are the store's fault into those of `sitq.errors`."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         if isinstance(error, _CALLERS_FAULT):
             raise
         code = _code(error)
@@ -102,11 +105,13 @@ class Database:
         self._synchronous = synchronous
         self._busy_limit = busy_limit
         self._identity: dict[str, tuple[int, int]] = {}
+        self._damage: str | None = None
         self._spoiled: set[sqlite3.Connection] = set()
 
     def create(self) -> sqlite3.Connection:
         """Open the database for writing; create the file and the schema where they are missing."""
         refuse_too_old()
+        self._refuse_damaged()
         if not self.in_memory:
             self._create_file()
         self._identity, self._spoiled = {}, set()  # of an earlier opening
@@ -116,7 +121,7 @@ class Database:
 
     def connect(self) -> sqlite3.Connection:
         """One more connection to the database that `create` opened."""
-        self.check_identity()  # SQLite would make a new file where the old one was
+        self.check_usable()  # SQLite would make a new file where the old one was
         return self._connect(lambda _: None)
 
     def renewed(self, connection: sqlite3.Connection) -> sqlite3.Connection:
@@ -135,11 +140,12 @@ class Database:
     @contextmanager
     def transaction(self, connection: sqlite3.Connection) -> Generator[None]:
         """One whole write transaction: committed at the end of the block, or rolled back."""
+        self._refuse_damaged()
         with self._judged(connection):
             self._begin(connection)
             try:
                 yield
-                self.check_identity()
+                self.check_usable()
                 self._patiently(lambda: connection.execute("COMMIT"))
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -149,16 +155,18 @@ class Database:
 
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
-        self.check_identity()
+        self.check_usable()
         with self._judged(connection):
             return self._patiently(lambda: look(connection))
 
-    def check_identity(self) -> None:
-        """SQLite goes on writing to a file that was deleted or replaced, silently: notice it.
+    def check_usable(self) -> None:
+        """SQLite goes on writing to a file that was deleted, replaced or damaged: notice it.
 
         Raises:
             StoreReplaced: the path no longer leads to the file that was opened.
+            StoreUnusable: damage was found before.
         """
+        self._refuse_damaged()
         for path, before in self._identity.items():
             if _identity(path) != before:
                 raise StoreReplaced(f"{path} was deleted or replaced; restart what uses it")
@@ -171,14 +179,21 @@ class Database:
 
     @contextmanager
     def _judged(self, connection: sqlite3.Connection | None = None) -> Generator[None]:
-        """Translates errors, and remembers what they say of the connection."""
+        """Translates errors, and remembers what they say of the file and of the connection."""
         with translated(self.path):
             try:
                 yield
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                if _code(error) in _DAMAGED:
+                    self._damage = f"{self.path}: {error}: restore it, and make a new backend"
                 if _code(error) == sqlite3.SQLITE_IOERR and connection and not self.in_memory:
                     self._spoiled.add(connection)
                 raise
+
+    def _refuse_damaged(self) -> None:
+        """Once damaged, always damaged: much of a damaged file can still be written to."""
+        if self._damage is not None:
+            raise StoreUnusable(self._damage)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         # IMMEDIATE always: a deferred transaction fails when it comes to write after another did.

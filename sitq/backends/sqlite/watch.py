@@ -123,7 +123,7 @@ class Watch:
         return self._report(connection, seen)
 
     def _report(self, connection: sqlite3.Connection, seen: int) -> int:
-        self._database.check_identity()
+        self._database.check_usable()
         try:
             now = connection.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.OperationalError:
