@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -50,6 +51,7 @@ _BY_CODE: dict[int, type[StoreError]] = {
 }
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _CALLERS_FAULT = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -65,7 +67,7 @@ _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_INTERRUPT: "it was interrupted; try again",
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_READONLY: "it cannot be written; check the permissions of file and folder",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the path and its permissions",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check path, permissions and room on the disk",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a copy",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name another file",
 }
@@ -267,7 +269,8 @@ class Database:
         except PermissionError as error:
             raise StoreReadOnly(f"{self.path}: {error}: check the permissions") from error
         except OSError as error:
-            raise StoreUnusable(f"{self.path}: {error}") from error
+            kind = StoreFull if error.errno in _NO_ROOM else StoreUnusable
+            raise kind(f"{self.path}: {error}") from error
         os.close(descriptor)
         try:
             with suppress(FileExistsError):
