@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 import sqlite3
@@ -28,8 +29,12 @@ __all__ = ["Database", "translated"]
 
 T = TypeVar("T")
 
+logger: logging.Logger = logging.getLogger("sitq.sqlite")
+
 LARGE_LOG = 8 * 1024 * 1024
 """Bytes of the ``-wal`` file above which a worker's sweep cuts it off."""
+BLOCKED_LOG = 64 * 1024 * 1024
+"""Bytes of the ``-wal`` file above which a reader that keeps it from being cut off is reported."""
 MAX_PAUSE = 0.004
 """Longest pause before the next try on a locked database, in seconds: short, and drawn at random,
 so that of many processes none starves."""
@@ -109,6 +114,7 @@ class Database:
         self._identity: dict[str, tuple[int, int]] = {}
         self._damage: str | None = None
         self._spoiled: set[sqlite3.Connection] = set()
+        self._reported = False
 
     def create(self) -> sqlite3.Connection:
         """Open the database for writing; create the file and the schema where they are missing."""
@@ -175,9 +181,23 @@ class Database:
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a log that has grown large into the database, and cut it off, if nobody reads it."""
-        if not self.in_memory and os.stat(self.path + "-wal").st_size > LARGE_LOG:
+        size = 0 if self.in_memory else os.stat(self.path + "-wal").st_size
+        if size > LARGE_LOG:
             with self._judged(connection):
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                cut = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._report_blocked(size, *cut)
+
+    def _report_blocked(self, size: int, busy: int, frames: int, moved: int) -> None:
+        """Once, until it could be cut again: what a reader still needs cannot be moved."""
+        if not busy:
+            self._reported = False
+        elif moved < frames and size > BLOCKED_LOG and not self._reported:
+            self._reported = True
+            logger.warning(
+                "%s-wal has %d MiB and cannot be cut off while a reader needs it: end that reader",
+                self.path,
+                size >> 20,
+            )
 
     @contextmanager
     def _judged(self, connection: sqlite3.Connection | None = None) -> Generator[None]:
