@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from sitq import Registry, SQLiteBackend, TaskQueue, Worker
@@ -64,8 +65,9 @@ async def test_work_goes_on_and_it_is_told_once(
                         await sweep(backend)
                     assert log.stat().st_size > 512 * KIB
                     assert len(warnings()) == told
-                await sweep(backend)
-                assert log.stat().st_size == 0
+                with anyio.fail_after(20):
+                    while log.stat().st_size:  # a glance of the worker's own can be in the way
+                        await sweep(backend)
     assert "tasks.db-wal has 0 MiB" in warnings()[0]
     assert "end that reader" in warnings()[0]
 
