@@ -25,7 +25,7 @@ from sitq.errors import (
     StoreUnusable,
 )
 
-__all__ = ["Database", "translated"]
+__all__ = ["Database", "pause", "translated"]
 
 T = TypeVar("T")
 
@@ -35,9 +35,10 @@ LARGE_LOG = 8 * 1024 * 1024
 """Bytes of the ``-wal`` file above which a worker's sweep cuts it off."""
 BLOCKED_LOG = 64 * 1024 * 1024
 """Bytes of the ``-wal`` file above which a reader that keeps it from being cut off is reported."""
-MAX_PAUSE = 0.004
-"""Longest pause before the next try on a locked database, in seconds: short, and drawn at random,
-so that of many processes none starves."""
+LONGEST_PAUSE, SHORTEST_PAUSE = 0.006, 0.0003
+"""Seconds before the next try on a locked database."""
+STALL = 0.5
+"""Seconds after which a lock is not shared, but held by somebody."""
 
 _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_BUSY: StoreUnavailable,
@@ -76,6 +77,18 @@ _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a copy",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name another file",
 }
+
+
+def pause(waited: float) -> float:
+    """Seconds before the next try on a lock that was waited for so long.
+
+    SQLite keeps no order among those who want its lock: it goes to who tries first when it is free.
+    So whoever waited long tries often, and is likely to be next; whoever comes anew tries rarely.
+    """
+    ceiling = LONGEST_PAUSE
+    if waited < STALL:
+        ceiling = max(SHORTEST_PAUSE, LONGEST_PAUSE - waited / 5)
+    return random.uniform(0.2, 1.0) * ceiling
 
 
 def _code(error: Exception) -> int:
@@ -250,15 +263,15 @@ class Database:
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again, after a short pause, while the database is locked."""
-        give_up = time.monotonic() + self._busy_limit
+        started = time.monotonic()
         while True:
             try:
                 return attempt()
             except sqlite3.OperationalError as error:
-                busy = _code(error) in _BUSY
-                if not busy or time.monotonic() >= give_up:
+                waited = time.monotonic() - started
+                if _code(error) not in _BUSY or waited >= self._busy_limit:
                     raise
-                time.sleep(random.uniform(0, MAX_PAUSE))
+                time.sleep(pause(waited))
 
     def _remember(self, connection: sqlite3.Connection) -> None:
         """Which files the path leads to now: the database and its log, which is open by now."""
