@@ -24,6 +24,12 @@ MAX_DELAY = 366 * 86_400.0
 MAX_ATTEMPTS = 2**31 - 1
 """What every store can count to."""
 
+MAX_RULES = 1_000
+"""Names in ``retry_on``, and in ``give_up_on``: a list that is read is reserved by its length."""
+
+MAX_STORED = 64 * 1024
+"""Bytes that a stored policy may take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -89,9 +95,16 @@ class Retry:
         return self._retry_on is None or not self._retry_on.isdisjoint(types)
 
     def dump(self) -> bytes:
-        """The policy as bytes, for a task that carries its own."""
+        """The policy as bytes, for a task that carries its own.
+
+        Raises:
+            InvalidOption: its names take more than 64 KiB.
+        """
         figures = (self.attempts, self.base, self.factor, self.cap, self.jitter)
-        return _msgpack.packb((*figures, self.retry_on, self.give_up_on))
+        data = _msgpack.packb((*figures, self.retry_on, self.give_up_on))
+        if len(data) > MAX_STORED:
+            raise InvalidOption(f"a policy takes up to {MAX_STORED} bytes, not {len(data)}")
+        return data
 
     @classmethod
     def load(cls, data: bytes) -> Retry:
@@ -101,7 +114,10 @@ class Retry:
             InvalidOption: the bytes are not such a policy.
         """
         try:
-            attempts, base, factor, cap, jitter, retry_on, give_up_on = _msgpack.unpackb(data)
+            if len(data) > MAX_STORED:
+                raise ValueError(f"it has {len(data)} bytes")
+            parts = _msgpack.unpackb(data, max_array_len=MAX_RULES, max_map_len=0, max_ext_len=0)
+            attempts, base, factor, cap, jitter, retry_on, give_up_on = parts
             return cls(attempts, base, factor, cap, jitter, retry_on, give_up_on)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise InvalidOption(f"the stored retry policy cannot be read: {error}") from None
@@ -148,7 +164,10 @@ def _names(rules: Iterable[ExceptionRule] | ExceptionRule) -> frozenset[str]:
         return frozenset([_name(rules)])
     if not isinstance(rules, Iterable):
         raise _refused_rule(rules)
-    return frozenset(map(_name, rules))
+    names = frozenset(map(_name, rules))
+    if len(names) > MAX_RULES:
+        raise InvalidOption(f"retry_on and give_up_on take up to {MAX_RULES} rules: {len(names)}")
+    return names
 
 
 def _name(rule: ExceptionRule) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from random import Random
 from typing import Any
 
@@ -11,7 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sitq.errors import InvalidOption
-from sitq.retry import MAX_ATTEMPTS, MAX_DELAY, NO_RETRY, Retry, type_names
+from sitq.retry import (
+    MAX_ATTEMPTS,
+    MAX_DELAY,
+    MAX_RULES,
+    MAX_STORED,
+    NO_RETRY,
+    Retry,
+    type_names,
+)
 
 
 class Gone(ConnectionError):
@@ -251,3 +260,34 @@ def test_foreign_bytes_are_a_sound_policy_or_refused(data: bytes) -> None:
         return
     assert policy.base <= policy.delay(5, Random(0)) <= policy.cap
     assert Retry.load(policy.dump()) == policy
+
+
+def test_a_policy_has_room_for_many_rules_and_no_more() -> None:
+    names = [f"pkg.E{number}" for number in range(MAX_RULES)]
+    policy = Retry(retry_on=names, give_up_on=names)
+    assert Retry.load(policy.dump()) == policy
+    with pytest.raises(InvalidOption, match="up to 1000 rules"):
+        Retry(retry_on=[*names, "pkg.Other"])
+    with pytest.raises(InvalidOption, match="up to 65536 bytes"):
+        Retry(retry_on=["a." + "x" * MAX_STORED]).dump()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xdd\x00\x00\xff\xff" * 1_000 + b"\xc0" * 60_000,
+        b"\xdc\x03\xe8" * 1_000 + b"\xc0" * 60_000,
+        b"\xdc\x03\xe8" + b"\x80" * 1_000,
+        b"\xc0" * (MAX_STORED + 1),
+        b"\xdd\x00\xa0\x00\x00" + b"\x80" * (10 << 20),
+    ],
+)
+def test_bombs_cost_little_memory(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidOption):
+            Retry.load(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
