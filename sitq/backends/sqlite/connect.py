@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sitq.backends.sqlite import migrate
+from sitq.backends.sqlite.schema import refuse_others
 from sitq.backends.sqlite.version import refuse_too_old
 from sitq.errors import (
     StoreError,
@@ -260,6 +261,7 @@ class Database:
         with self.transaction(connection):
             migrate.refuse_newer(connection, self.path)
             migrate.climb(connection)
+            refuse_others(connection, self.path, migrate.RUNGS)
 
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again, after a short pause, while the database is locked."""

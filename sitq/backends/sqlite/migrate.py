@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sitq.backends.sql import load
 from sitq.errors import StoreUnusable, StoreVersionError
 
-__all__ = ["climb", "refuse_newer"]
+__all__ = ["NOT_OURS", "RUNGS", "climb", "refuse_newer"]
 
 RUNGS: tuple[str, ...] = (load("sitq.backends.sqlite", "schema.sql"),)
 """Rung n takes a database from version n to n + 1; version 0 is a file without tables of sitq.
@@ -53,7 +53,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    exists = "SELECT count(*) FROM sqlite_master WHERE name = 'sitq_meta'"
+    exists = "SELECT count(*) FROM sqlite_master WHERE name = 'sitq_meta' AND type = 'table'"
     if connection.execute(exists).fetchone()[0] == 0:
         return 0
     found = connection.execute("SELECT value FROM sitq_meta WHERE name = 'version'").fetchone()
