@@ -25,6 +25,7 @@ __all__ = [
     "StoreUnusable",
     "StoreVersionError",
     "TaskCancelled",
+    "TaskDamaged",
     "TaskError",
     "TaskFailed",
     "TaskNotFound",
@@ -111,6 +112,13 @@ class TaskTimedOut(TaskError):
 
 class DeadlinePassed(TaskError):
     """The deadline of a task passed before it finished; recorded, never retried."""
+
+
+class TaskDamaged(TaskError):
+    """The stored row of a task is damaged, or a stranger wrote it; shown and recorded as its error.
+
+    The message names the columns. Such a task is not run.
+    """
 
 
 class UnknownTask(TaskError):

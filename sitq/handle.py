@@ -15,7 +15,7 @@ from sitq.failure import summary, unpack_error
 from sitq.lifecycle import TERMINAL
 from sitq.model import Result, State, Task, TaskRow, WorkerRow, WorkerStatus
 from sitq.options import check_seconds
-from sitq.serialization import Serializer, unpack
+from sitq.serialization import Serializer, max_bytes, unpack
 
 __all__ = ["TaskHandle", "to_result", "to_task", "to_worker_status", "wait_for_row"]
 
@@ -56,7 +56,7 @@ class TaskHandle(Generic[R_co]):
             TimeoutError: the task has not ended in time.
             NotSerializable: the stored value cannot be read with this serializer.
         """
-        row = await wait_for_row(self._backend, self.id, timeout)
+        row = await wait_for_row(self._backend, self.id, timeout, max_bytes(self._serializer))
         if row is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
         if row.state not in TERMINAL:
@@ -65,7 +65,7 @@ class TaskHandle(Generic[R_co]):
 
     async def get(self) -> Task | None:
         """The task as it is now; None if there is no such task."""
-        row = await self._backend.get(self.id.bytes)
+        row = await self._backend.get(self.id.bytes, 0)
         return None if row is None else to_task(row)
 
     async def status(self) -> State:
@@ -99,11 +99,13 @@ def _check_wait(timeout: float) -> float:
     return math.inf if timeout == math.inf else check_seconds("timeout", timeout)
 
 
-async def wait_for_row(backend: Backend, id: UUID, timeout: float | None) -> TaskRow | None:
+async def wait_for_row(
+    backend: Backend, id: UUID, timeout: float | None, largest: int
+) -> TaskRow | None:
     """A task once it has ended, or as it is after ``timeout`` seconds. None if it is absent."""
     with anyio.move_on_after(math.inf if timeout is None else _check_wait(timeout)):
-        return await backend.ended(id.bytes)
-    return await backend.get(id.bytes)
+        return await backend.ended(id.bytes, largest)
+    return await backend.get(id.bytes, largest)
 
 
 def value_of(result: Result) -> Any:
@@ -120,7 +122,7 @@ def to_result(row: TaskRow, serializer: Serializer) -> Result:
     """The result of a task that has ended."""
     assert row.ended is not None
     value = None
-    if row.state is State.SUCCEEDED and row.value is not None:
+    if row.state is State.SUCCEEDED:
         value = unpack(serializer, row.value, f"the result of {row.name}")
     return Result(
         id=UUID(bytes=row.id),

@@ -98,7 +98,8 @@ class Reservation(NamedTuple):
     timeout: float | None
     deadline: float | None
     retry: bytes | None
-    arguments: bytes
+    arguments: bytes | None
+    """None if the store cannot give them: they are missing, or too large."""
     enqueued: float
     unknown_since: float | None
 
@@ -137,6 +138,7 @@ class TaskRow(NamedTuple):
     started: float | None
     ended: float | None
     value: bytes | None
+    """None also if the store cannot give it: it is missing, or too large."""
     error: bytes | None
 
 

@@ -27,6 +27,8 @@ __all__ = [
     "check_serializer",
     "check_timeout",
     "check_whole",
+    "is_key",
+    "is_name",
 ]
 
 T = TypeVar("T")
@@ -60,13 +62,23 @@ class Options:
     deadline: datetime | None = None
 
 
+def is_name(value: str) -> bool:
+    """Whether `check_name` takes it."""
+    return len(value) <= MAX_NAME and _NAME.fullmatch(value) is not None
+
+
+def is_key(value: str) -> bool:
+    """Whether `check_key` takes it."""
+    return 0 < len(value) <= MAX_KEY and not _CONTROL.search(value)
+
+
 def check_name(what: str, value: object) -> str:
     """A name of a function or queue: words joined by dots, up to 255 characters.
 
     Raises:
         InvalidOption: it is none.
     """
-    if isinstance(value, str) and len(value) <= MAX_NAME and _NAME.fullmatch(value):
+    if isinstance(value, str) and is_name(value):
         return value
     raise InvalidOption(
         f"a {what} name is made of letters, digits, '_', '-', ':' and single dots, "
@@ -80,7 +92,7 @@ def check_key(value: object) -> str:
     Raises:
         InvalidOption: it is none.
     """
-    if isinstance(value, str) and 0 < len(value) <= MAX_KEY and not _CONTROL.search(value):
+    if isinstance(value, str) and is_key(value):
         return value
     raise InvalidOption(
         f"a key is text of 1 to {MAX_KEY} characters without control characters: {shown(value)}"

@@ -22,7 +22,7 @@ from sitq.options import (
     check_whole,
 )
 from sitq.registry import Call, TaskFunction, check_registered
-from sitq.serialization import Serializer, default_serializer, pack_arguments
+from sitq.serialization import Serializer, default_serializer, max_bytes, pack_arguments
 
 __all__ = ["TaskQueue"]
 
@@ -135,10 +135,11 @@ class TaskQueue:
         """
         self._check_open()
         id = task_id(task)
+        largest = max_bytes(self._serializer)
         if timeout is None:
-            row = await self._backend.get(id.bytes)
+            row = await self._backend.get(id.bytes, largest)
         else:
-            row = await wait_for_row(self._backend, id, timeout)
+            row = await wait_for_row(self._backend, id, timeout, largest)
         if row is None or row.state not in TERMINAL:
             return None
         return to_result(row, self._serializer)
@@ -150,7 +151,7 @@ class TaskQueue:
     async def get(self, task: TaskHandle[Any] | UUID | str) -> Task | None:
         """A task as it is now; None if there is no such task."""
         self._check_open()
-        row = await self._backend.get(task_id(task).bytes)
+        row = await self._backend.get(task_id(task).bytes, 0)
         return None if row is None else to_task(row)
 
     async def find(

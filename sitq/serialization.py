@@ -23,6 +23,7 @@ __all__ = [
     "MsgpackSerializer",
     "Serializer",
     "default_serializer",
+    "max_bytes",
     "pack",
     "pack_arguments",
     "serializable",
@@ -74,12 +75,21 @@ def pack_arguments(
     return _pack(serializer, [list(args), kwargs], what, "arguments", _ARGUMENTS)
 
 
-def unpack(serializer: Serializer, data: bytes, what: str) -> Any:
+def max_bytes(serializer: Serializer) -> int:
+    """The most bytes that one packed value may take."""
+    return getattr(serializer, "max_bytes", Serializer.max_bytes)  # it need not be a subclass
+
+
+def unpack(serializer: Serializer, data: bytes | None, what: str) -> Any:
     """The value that `pack` turned into these bytes.
 
     Raises:
         NotSerializable: they are no bytes, too many, or the serializer cannot read them.
     """
+    if data is None:
+        most = max_bytes(serializer)
+        reason = f"it is missing, is no bytes, or has more than the {most:,} allowed"
+        raise _failed(what, "read", reason)
     _check_bytes(serializer, data, what, "read")
     try:
         return serializer.loads(data)
@@ -92,7 +102,7 @@ def unpack(serializer: Serializer, data: bytes, what: str) -> Any:
 
 
 def unpack_arguments(
-    serializer: Serializer, data: bytes, what: str
+    serializer: Serializer, data: bytes | None, what: str
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and named arguments that `pack_arguments` turned into these bytes.
 
@@ -126,7 +136,7 @@ def _pack(
 def _check_bytes(serializer: Serializer, data: object, what: str, done: str) -> None:
     if type(data) is not bytes:
         raise _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
-    most = getattr(serializer, "max_bytes", Serializer.max_bytes)  # it need not be a subclass
+    most = max_bytes(serializer)
     if len(data) > most:
         raise _failed(
             what,

@@ -10,7 +10,10 @@ import anyio
 from sitq.clock import Clock
 from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
 
-__all__ = ["Backend", "Changes", "Filter", "Heart", "Recovered", "Sweep", "Wanted"]
+__all__ = ["ANY_SIZE", "Backend", "Changes", "Filter", "Heart", "Recovered", "Sweep", "Wanted"]
+
+ANY_SIZE = 2**31
+"""More bytes than any store takes for one value."""
 
 
 class Wanted(NamedTuple):
@@ -23,6 +26,8 @@ class Wanted(NamedTuple):
     """Names of functions that this worker does not know."""
     suspect: bool = True
     """Whether one task with crashes may be among them."""
+    largest: int = ANY_SIZE
+    """The most bytes of arguments that the worker can read; larger ones are left out."""
 
 
 class Sweep(NamedTuple):
@@ -50,7 +55,7 @@ class Recovered(NamedTuple):
     crashed: list[Change]
     """Tasks taken from dead workers."""
     settled: list[Change]
-    """Pending tasks that can never run: past their deadline, or unknown for too long."""
+    """Tasks that can never run: past their deadline, unknown for too long, or damaged."""
 
 
 class Filter(NamedTuple):
@@ -204,12 +209,15 @@ class Backend(Protocol):
         """
         ...
 
-    async def get(self, id: bytes) -> TaskRow | None:
-        """One task, or None if there is no such task."""
+    async def get(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
+        """One task, or None if there is no such task. Its value only up to ``largest`` bytes."""
         ...
 
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
-        """Tasks in the order of enqueueing, from the first whose ``seq`` is above ``after``."""
+        """Tasks in the order of enqueueing, without their values.
+
+        They begin with the first whose ``seq`` is above ``after``.
+        """
         ...
 
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
@@ -220,8 +228,11 @@ class Backend(Protocol):
         """Delete up to ``limit`` ended tasks. Returns how many were deleted."""
         ...
 
-    async def ended(self, id: bytes) -> TaskRow | None:
-        """Wait until a task has ended. None when there is no such task (any more)."""
+    async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
+        """Wait until a task has ended. None when there is no such task (any more).
+
+        Its value is read only up to ``largest`` bytes.
+        """
         ...
 
     def token(self) -> int:

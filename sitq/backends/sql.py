@@ -1,4 +1,7 @@
-"""Loads named queries from ``.sql`` files: each begins with a line ``-- name: some_name``."""
+"""Loads named queries from ``.sql`` files: each begins with a line ``-- name: some_name``.
+
+Where a query says ``{some_name}`` it gets the text of the one above it that has this name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from types import MappingProxyType
 
 __all__ = ["load", "load_queries"]
 
+_PART = re.compile(r"\{(\w+)\}")
 _HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -20,5 +24,9 @@ def load(package: str, name: str) -> str:
 def load_queries(package: str, name: str = "queries.sql") -> Mapping[str, str]:
     """The queries of one file, by name."""
     _, *parts = _HEADER.split(load(package, name))
-    names, texts = parts[::2], parts[1::2]
-    return MappingProxyType({key: text.strip() for key, text in zip(names, texts, strict=True)})
+    queries: dict[str, str] = {}
+    for key, text in zip(parts[::2], parts[1::2], strict=True):
+        queries[key] = text.strip()
+        for other in _PART.findall(text):
+            queries[key] = queries[key].replace(f"{{{other}}}", queries.get(other, f"{{{other}}}"))
+    return MappingProxyType(queries)

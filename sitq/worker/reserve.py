@@ -13,12 +13,15 @@ from anyio.abc import TaskGroup
 
 from sitq.backends.base import Wanted
 from sitq.errors import StoreUnavailable
+from sitq.serialization import max_bytes
 from sitq.worker.run import Run, perform
 from sitq.worker.shift import Shift
 
 __all__ = ["reserve", "run_one"]
 
 MAX_BATCH = 1_000
+MAX_UNKNOWN = 1_000
+"""Names that are left out of what is asked for: each question names them all."""
 
 
 Runner = Callable[[Shift, Run, object], Coroutine[Any, Any, None]]
@@ -61,7 +64,11 @@ async def _reserve(shift: Shift, limit: int) -> float | None:
     """Reserve up to ``limit`` tasks. Returns when the next one is due."""
     shift.unknown = {name for name in shift.unknown if shift.registry.get(name) is None}
     wanted = Wanted(
-        limit, shift.options.queues, tuple(sorted(shift.unknown)), not shift.holds_suspect()
+        limit,
+        shift.options.queues,
+        tuple(sorted(shift.unknown)),
+        not shift.holds_suspect(),
+        max_bytes(shift.serializer),
     )
     try:
         return await shift.backend.reserve(shift.worker, wanted, shift.receive)
@@ -71,15 +78,16 @@ async def _reserve(shift: Shift, limit: int) -> float | None:
 
 
 def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object) -> None:
-    if run.function is None and run.task.name not in shift.unknown:
-        shift.unknown.add(run.task.name)
+    name = run.task.name
+    if run.function is None and name not in shift.unknown and len(shift.unknown) < MAX_UNKNOWN:
+        shift.unknown.add(name)
         shift.log(
             logging.WARNING,
             "unknown task function: left to workers that import its module",
-            name=run.task.name,
+            name=name,
         )
     shift.running += 1
-    run.handle = runs.create_task(runner(shift, run, slot), name=run.task.name)
+    run.handle = runs.create_task(runner(shift, run, slot), name=name)
 
 
 async def run_one(shift: Shift, run: Run, slot: object) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import anyio
 
-from sitq.backends.base import Filter, Heart, Recovered, Sweep, Wanted
+from sitq.backends.base import ANY_SIZE, Filter, Heart, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
@@ -159,15 +159,21 @@ class SQLiteBackend:
             due = self._database.read(connection, lambda c: verbs.next_due(c, wanted, now))
             return False
 
-        def apply(connection: Connection) -> list[Reservation]:
+        def apply(connection: Connection) -> tuple[list[Reservation], list[Change]]:
             nonlocal due
-            reserved = verbs.reserve(connection, worker, wanted, now)
+            reserved, damaged = verbs.reserve(connection, worker, wanted, now)
             if len(reserved) < wanted.limit:
                 due = verbs.next_due(connection, wanted, now)
-            return reserved
+            return reserved, damaged
+
+        def hand_out(found: tuple[list[Reservation], list[Change]]) -> None:
+            reserved, damaged = found
+            deliver(reserved)
+            if damaged:  # who waits for these is told, and the worker asks for others
+                opened.foreign_change()
 
         await opened.commit.submit(
-            Operation(apply, rows=wanted.limit, needed=is_needed, deliver=deliver)
+            Operation(apply, rows=wanted.limit, needed=is_needed, deliver=hand_out)
         )
         return due
 
@@ -224,8 +230,8 @@ class SQLiteBackend:
     async def revive(self, id: bytes) -> State | None:
         return await self._write(lambda c: verbs.revive(c, id, self._clock.time()))
 
-    async def get(self, id: bytes) -> TaskRow | None:
-        return await self._read(lambda connection: verbs.get(connection, id))
+    async def get(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
+        return await self._read(lambda connection: verbs.get(connection, id, largest))
 
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         return await self._read(lambda c: verbs.find(c, wanted, after, limit))
@@ -247,10 +253,10 @@ class SQLiteBackend:
         )
         return deleted or 0
 
-    async def ended(self, id: bytes) -> TaskRow | None:
+    async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
         opened = await self._ready()
         with opened.interest():
-            return await opened.waiters.ended(id)
+            return await opened.waiters.ended(id, largest)
 
     def token(self) -> int:
         return 0 if self._opened is None else self._opened.work.token()

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 from typing import TypeVar
 
@@ -240,6 +241,7 @@ class Database:
             connection = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, cached_statements=256
             )
+            connection.text_factory = methodcaller("decode", "utf-8", "replace")
             try:
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
                 connection.execute("PRAGMA trusted_schema = OFF")

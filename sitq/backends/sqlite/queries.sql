@@ -1,5 +1,46 @@
 -- Index predicates are repeated to the letter (`state = 0`, `state >= 2`): the planner compares text.
--- {values} stands for a generated list of placeholders, never for data.
+-- {values} stands for a generated list of placeholders, never for data; other names in braces stand
+-- for a part that is named above.
+-- Rows may have been written by a stranger. OR IGNORE leaves alone those that break a rule of the
+-- schema, and nothing is loaded that is larger than what sitq writes.
+
+-- name: its_name
+CASE WHEN length(CAST(name AS BLOB)) <= 1020 THEN name END
+
+-- name: its_queue
+CASE WHEN length(CAST(queue AS BLOB)) <= 1020 THEN queue END
+
+-- name: its_key
+CASE WHEN key IS NULL OR length(CAST(key AS BLOB)) <= 2048 THEN key ELSE x'' END
+
+-- name: its_id
+CASE WHEN typeof(id) = 'blob' AND length(id) = 16 THEN id END
+
+-- name: its_error
+-- An empty one cannot be read, and says so.
+coalesce(
+    CASE WHEN typeof(error) = 'null' THEN NULL
+        WHEN typeof(error) = 'blob' AND length(error) <= 4194304 THEN error ELSE x'' END,
+    (SELECT CASE WHEN typeof(body) = 'blob' AND length(body) <= 4194304 THEN body ELSE x'' END
+    FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 2)
+)
+
+-- name: its_row
+-- The fields of a `TaskRow`. A value is read up to ?1 bytes.
+seq, {its_id}, {its_name}, {its_queue}, state,
+priority, {its_key}, attempts, crashes, cancel,
+enqueued, run_at, deadline, started, ended,
+CASE WHEN ?1 > 0 THEN coalesce(
+    CASE WHEN typeof(value) = 'blob' AND length(value) <= ?1 THEN value END,
+    (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 1
+    AND typeof(body) = 'blob' AND length(body) <= ?1)
+) END,
+{its_error}
+
+-- name: its_run
+-- The fields of a `Reservation`, without policy and arguments.
+seq, {its_id}, {its_name}, {its_queue}, priority,
+fence, attempts, crashes, epoch, run_at, timeout, deadline, NULL, x'', enqueued, unknown_since
 
 -- name: insert
 INSERT INTO sitq_task
@@ -13,7 +54,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) WHERE key IS NOT NULL AND state < 2 DO NOTHING
 
 -- name: key_holder
-SELECT id FROM sitq_task WHERE key = ? AND key IS NOT NULL AND state < 2
+SELECT seq, {its_id} FROM sitq_task WHERE key = ? AND key IS NOT NULL AND state < 2
 
 -- name: seq_of
 SELECT seq FROM sitq_task WHERE id = ?
@@ -65,25 +106,55 @@ SELECT min(run_at) FROM sitq_task WHERE state = 0 AND queue = ? AND priority = ?
 
 -- name: reserve
 -- Nothing for a worker whose lease was taken while it stood still: its tasks would be taken at once.
-UPDATE sitq_task SET state = 1, worker = ?1, fence = fence + 1, started = ?2
+UPDATE OR IGNORE sitq_task SET state = 1, worker = ?1, fence = fence + 1, started = ?2
 WHERE seq IN ({values}) AND EXISTS (SELECT 1 FROM sitq_worker WHERE id = ?1)
-RETURNING seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout,
-    deadline, retry,
-    coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0)),
+    AND typeof(arguments) IN ('blob', 'null') AND coalesce(length(arguments), 0) <= 1024
+    AND typeof(retry) IN ('blob', 'null') AND coalesce(length(retry), 0) <= 65536
+    AND typeof(error) IN ('blob', 'null') AND coalesce(length(error), 0) <= 1024
+    AND typeof(value) = 'null' AND cancel = 0
+RETURNING seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, epoch, run_at,
+    timeout, deadline, retry,
+    coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0
+    AND typeof(body) = 'blob' AND length(body) <= ?)),
     enqueued, unknown_since
+
+-- name: has_lease
+SELECT 1 FROM sitq_worker WHERE id = ?
 
 -- name: settle
 WITH v (seq, fence, state, run_at, attempts, crashes, epoch, unknown_since, value, error, change, keep) AS
     (VALUES {values})
-UPDATE sitq_task SET
+UPDATE OR IGNORE sitq_task SET
     state = v.state, run_at = v.run_at, attempts = v.attempts, crashes = v.crashes,
     epoch = v.epoch, unknown_since = v.unknown_since, value = v.value,
     error = CASE WHEN v.keep THEN sitq_task.error ELSE v.error END,
     change = v.change, worker = NULL, ended = CASE WHEN v.state >= 2 THEN ? END
 FROM v
 WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker IS ?
-    AND sitq_task.state = ? AND (v.state >= 2 OR sitq_task.cancel = 0)
+    AND sitq_task.state = ? AND (v.state >= 2 OR sitq_task.cancel <> 1)
 RETURNING sitq_task.seq
+
+-- name: was_ignored
+-- Whether `settle` would have changed this row, were it sound.
+SELECT 1 FROM sitq_task
+WHERE seq = ? AND fence = ? AND worker IS ? AND state = ? AND (? >= 2 OR cancel <> 1)
+
+-- name: condemned
+-- The columns that may be bad, in the order of `condemn`.
+SELECT {its_id}, {its_name}, {its_queue},
+    priority, {its_key}, fence, attempts, crashes,
+    epoch, run_at, timeout, deadline, enqueued, started
+FROM sitq_task WHERE seq = ?
+
+-- name: condemn
+UPDATE sitq_task SET id = ?, name = ?, queue = ?, priority = ?, key = ?, fence = ?, attempts = ?,
+    crashes = ?, epoch = ?, run_at = ?, timeout = ?, deadline = ?, enqueued = ?, started = ?,
+    state = 3, cancel = 0, worker = NULL, unknown_since = NULL, ended = ?, change = ?, error = ?,
+    value = NULL,
+    retry = CASE WHEN typeof(retry) = 'blob' AND length(retry) <= 65536 THEN retry END,
+    arguments = CASE WHEN typeof(arguments) = 'blob' AND length(arguments) <= 1024
+        THEN arguments END
+WHERE seq = ?
 
 -- name: raise_ended
 UPDATE sitq_meta SET value = value + ? WHERE name = 'ended' RETURNING value
@@ -101,10 +172,10 @@ SELECT seq FROM sitq_task WHERE state = 1 AND worker = ? AND cancel = 1
 SELECT seq, state FROM sitq_task WHERE id = ?
 
 -- name: cancel_pending
-UPDATE sitq_task SET state = 4, cancel = 1, change = ?, ended = ? WHERE seq = ? AND state = 0
+UPDATE OR IGNORE sitq_task SET state = 4, cancel = 1, change = ?, ended = ? WHERE seq = ? AND state = 0
 
 -- name: cancel_running
-UPDATE sitq_task SET cancel = 1 WHERE seq = ? AND state = 1
+UPDATE OR IGNORE sitq_task SET cancel = 1 WHERE seq = ? AND state = 1
 
 -- name: revive
 UPDATE sitq_task SET
@@ -113,20 +184,13 @@ UPDATE sitq_task SET
 WHERE seq = ? AND state >= 3
 
 -- name: get
-SELECT seq, id, name, queue, state, priority, key, attempts, crashes, cancel, enqueued, run_at,
-    deadline, started, ended,
-    coalesce(value, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 1)),
-    coalesce(error, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 2))
-FROM sitq_task WHERE id = ?
+SELECT {its_row} FROM sitq_task WHERE id = ?2
 
 -- name: find
-SELECT seq, id, name, queue, state, priority, key, attempts, crashes, cancel, enqueued, run_at,
-    deadline, started, ended, NULL,
-    coalesce(error, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 2))
-FROM sitq_task
-WHERE seq > ? AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR queue = ?3)
-    AND (?4 IS NULL OR name = ?4) AND (?5 IS NULL OR key = ?5)
-ORDER BY seq LIMIT ?
+SELECT {its_row} FROM sitq_task
+WHERE seq > ?2 AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR queue = ?4)
+    AND (?5 IS NULL OR name = ?5) AND (?6 IS NULL OR key = ?6)
+ORDER BY seq LIMIT ?7
 
 -- name: counts
 SELECT 0, count(*) FROM sitq_task WHERE state = 0
@@ -137,7 +201,7 @@ UNION ALL SELECT state, count(*) FROM sitq_task WHERE state >= 2 GROUP BY state
 SELECT state, count(*) FROM sitq_task WHERE queue = ? GROUP BY state
 
 -- name: ends
--- Read row by row, and left at the first that is too young.
+-- Read row by row, and left where they are too young.
 SELECT seq, ended, (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2)
     AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR key = ?4)
 FROM sitq_task WHERE state >= 2 ORDER BY change
@@ -149,7 +213,8 @@ DELETE FROM sitq_task WHERE seq = ?
 DELETE FROM sitq_big WHERE seq = ?
 
 -- name: ended_since
-SELECT change, id FROM sitq_task WHERE state >= 2 AND change > ? ORDER BY change LIMIT 1000
+SELECT change, id FROM sitq_task WHERE state >= 2 AND change > ? AND change <= ?
+ORDER BY change LIMIT 1000
 
 -- name: hire
 INSERT INTO sitq_worker (host, pid, queues, concurrency, lease, started, boot, beat)
@@ -159,11 +224,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 DELETE FROM sitq_worker WHERE id = ?
 
 -- name: beat
-UPDATE sitq_worker SET beat = ?, boot = ?, suspect = NULL, suspect_boot = NULL WHERE id = ?
+UPDATE OR IGNORE sitq_worker SET beat = ?, boot = ?, suspect = NULL, suspect_boot = NULL WHERE id = ?
 RETURNING id
 
 -- name: report
-UPDATE sitq_worker SET stuck = ? WHERE id = ? AND stuck <> ?1
+UPDATE OR IGNORE sitq_worker SET stuck = ? WHERE id = ? AND stuck <> ?1
 
 -- name: workers
 SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck FROM sitq_worker
@@ -176,26 +241,22 @@ SELECT EXISTS (SELECT 1 FROM sitq_worker WHERE pid <> ?)
 SELECT id, lease, boot, beat, suspect, suspect_boot FROM sitq_worker WHERE id <> ?
 
 -- name: suspect
-UPDATE sitq_worker SET suspect = ?, suspect_boot = ? WHERE id = ?
+UPDATE OR IGNORE sitq_worker SET suspect = ?, suspect_boot = ? WHERE id = ?
 
 -- name: held_by
-SELECT seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout, deadline,
-    retry, x'', enqueued, unknown_since, cancel
-FROM sitq_task WHERE state = 1 AND worker = ?
+SELECT {its_run}, cancel FROM sitq_task WHERE state = 1 AND worker IS ?
 
 -- name: owners_without_lease
 SELECT DISTINCT worker FROM sitq_task
-WHERE state = 1 AND worker NOT IN (SELECT id FROM sitq_worker)
+WHERE state = 1 AND (worker IS NULL OR worker NOT IN (SELECT id FROM sitq_worker))
 
 -- name: expired
-SELECT seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout, deadline,
-    retry, x'', enqueued, unknown_since
-FROM sitq_task WHERE state = 0 AND deadline IS NOT NULL AND deadline <= ? LIMIT 500
+SELECT {its_run} FROM sitq_task
+WHERE state = 0 AND deadline IS NOT NULL AND deadline <= ? LIMIT 500
 
 -- name: forgotten
-SELECT seq, id, name, queue, priority, fence, attempts, crashes, epoch, run_at, timeout, deadline,
-    retry, x'', enqueued, unknown_since
-FROM sitq_task WHERE state = 0 AND unknown_since IS NOT NULL AND unknown_since <= ? LIMIT 500
+SELECT {its_run} FROM sitq_task
+WHERE state = 0 AND unknown_since IS NOT NULL AND unknown_since <= ? LIMIT 500
 
 -- name: find_unknown
 SELECT seq FROM sitq_task
@@ -204,9 +265,9 @@ WHERE state = 0 AND unknown_since IS NULL AND name IN (SELECT value FROM json_ea
 LIMIT 1000
 
 -- name: mark_unknown
-UPDATE sitq_task SET unknown_since = ? WHERE seq = ? AND state = 0 AND unknown_since IS NULL
+UPDATE OR IGNORE sitq_task SET unknown_since = ? WHERE seq = ? AND state = 0 AND unknown_since IS NULL
 
 -- name: clear_known
-UPDATE sitq_task SET unknown_since = NULL
+UPDATE OR IGNORE sitq_task SET unknown_since = NULL
 WHERE state = 0 AND unknown_since IS NOT NULL AND name IN (SELECT value FROM json_each(?1))
     AND (?2 IS NULL OR queue IN (SELECT value FROM json_each(?2)))

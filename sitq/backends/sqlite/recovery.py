@@ -16,10 +16,14 @@ from sqlite3 import Connection
 from typing import Any
 
 from sitq.backends.base import Recovered, Sweep
-from sitq.backends.sqlite.verbs import SQL, settle
+from sitq.backends.sqlite.damage import condemn, is_sound, mended
+from sitq.backends.sqlite.queries import SQL
+from sitq.backends.sqlite.verbs import settle
 from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
+_WORKER = ("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck")
+"""In the order of the query `workers`, after the id."""
 CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
 
@@ -58,17 +62,17 @@ def workers(connection: Connection, monotonic: float) -> list[WorkerRow]:
 
 
 def _worker_row(row: tuple[Any, ...], boot: str, monotonic: float) -> WorkerRow:
-    id, host, pid, queues, concurrency, lease, started, its_boot, its_beat, stuck = row
+    of, _ = mended(_WORKER, row[1:])
     return WorkerRow(
-        id,
-        host,
-        pid,
-        None if queues is None else tuple(queues.split(",")),
-        concurrency,
-        lease,
-        started,
-        max(0.0, monotonic - its_beat) if its_boot == boot else None,
-        stuck,
+        row[0],
+        of["host"],
+        of["pid"],
+        None if of["queues"] is None else tuple(of["queues"].split(",")),
+        of["concurrency"],
+        of["lease"],
+        of["started"] or 0.0,
+        max(0.0, monotonic - of["beat"]) if of["boot"] == boot else None,
+        of["stuck"],
     )
 
 
@@ -100,12 +104,15 @@ def recover(
     held = beat(connection, worker, boot, monotonic)
     connection.execute(SQL["report"], (rules.stuck, worker))
     crashes: list[Change] = []
+    ended: list[Change] = []
     for dead in _dead(connection, worker, boot, monotonic):
-        crashes += _take(connection, dead, now, rules.crash_limit)
+        taken, damaged = _take(connection, dead, now, rules.crash_limit)
+        crashes += taken
+        ended += damaged
         connection.execute(SQL["dismiss"], (dead,))
     connection.executemany(SQL["mark_unknown"], [(now, seq) for seq in strangers])
     connection.execute(SQL["clear_known"], (json.dumps(rules.known), _queues(rules)))
-    ended = _fail_all(connection, "expired", now, expired, now)
+    ended += _fail_all(connection, "expired", now, expired, now)
     ended += _fail_all(connection, "forgotten", now - rules.unknown_after, forgotten, now)
     return Recovered(held, crashes, ended)
 
@@ -114,13 +121,17 @@ def _queues(rules: Sweep) -> str | None:
     return None if rules.queues is None else json.dumps(rules.queues)
 
 
-def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[int]:
+def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[Any]:
+    """Whose tasks are to be taken: dead workers, and what is no worker at all."""
     dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
     for other, lease, its_boot, its_beat, suspect, marked in connection.execute(
         SQL["others"], (worker,)
     ).fetchall():
+        if not (type(lease) is type(its_beat) is float and lease > 0):
+            dead.append(other)  # a stranger wrote that
+            continue
         comparable = its_boot == boot and its_beat <= monotonic
-        if suspect is not None and marked == boot and suspect <= monotonic:
+        if type(suspect) is float and marked == boot and suspect <= monotonic:
             if monotonic - suspect >= (lease / 3 if comparable else lease):
                 dead.append(other)
         elif not comparable or monotonic - its_beat >= lease * 2 / 3:
@@ -128,14 +139,17 @@ def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> l
     return dead
 
 
-def _take(connection: Connection, dead: int, now: float, crash_limit: int) -> list[Change]:
+def _take(
+    connection: Connection, dead: Any, now: float, crash_limit: int
+) -> tuple[list[Change], list[Change]]:
+    """Take what a dead worker held. Returns what becomes of the tasks, and of the damaged ones."""
+    rows = connection.execute(SQL["held_by"], (dead,)).fetchall()
     changes: list[Change] = []
-    for *fields, cancel in connection.execute(SQL["held_by"], (dead,)).fetchall():
+    for *fields, cancel in rows:
         task = Reservation._make(fields)
-        changes.append(crashed(task, crash_limit, cancel_requested=bool(cancel)))
-    for start in range(0, len(changes), CHUNK):
-        settle(connection, dead, changes[start : start + CHUNK], now)
-    return changes
+        if is_sound(task) and cancel in (0, 1):
+            changes.append(crashed(task, crash_limit, cancel_requested=cancel == 1))
+    return _settle_all(connection, dead, [row[0] for row in rows], changes, now, State.RUNNING)
 
 
 def _fail_all(
@@ -146,7 +160,23 @@ def _fail_all(
     now: float,
 ) -> list[Change]:
     rows: list[Any] = connection.execute(SQL[query], (bound,)).fetchall()
-    changes = [decide(Reservation._make(row)) for row in rows]
-    if changes:
-        settle(connection, None, changes, now, State.PENDING)
-    return changes
+    changes = [decide(task) for task in map(Reservation._make, rows) if is_sound(task)]
+    seqs = [row[0] for row in rows]
+    ended, damaged = _settle_all(connection, None, seqs, changes, now, State.PENDING)
+    return ended + damaged
+
+
+def _settle_all(
+    connection: Connection,
+    worker: Any,
+    seqs: Sequence[int],
+    changes: Sequence[Change],
+    now: float,
+    state: State,
+) -> tuple[list[Change], list[Change]]:
+    """Settle these tasks; condemn those that cannot be. Returns what became of both."""
+    settled: set[int] = set()
+    for start in range(0, len(changes), CHUNK):
+        settled |= settle(connection, worker, changes[start : start + CHUNK], now, state)
+    damaged = condemn(connection, [seq for seq in seqs if seq not in settled], now)
+    return [change for change in changes if change.seq in settled], damaged

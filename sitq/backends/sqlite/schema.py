@@ -1,4 +1,4 @@
-"""Refuses a database in which tables, views or triggers are named like those of sitq but are not."""
+"""Refuses a database whose tables, views or triggers are named like those of sitq and are not."""
 
 from __future__ import annotations
 

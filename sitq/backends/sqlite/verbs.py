@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from sqlite3 import Connection, IntegrityError
+from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError
 from typing import Any
 
 from sitq.backends.base import Filter, Wanted
-from sitq.backends.sql import load_queries
-from sitq.errors import KeyTaken
+from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
+from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, number_ends
+from sitq.errors import KeyTaken, WrongState
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, Reservation, State, TaskRow
-
-SQL = load_queries("sitq.backends.sqlite")
 
 INLINE = 1024
 """Bytes up to which a body stands in the row of its task."""
 ARGUMENTS, VALUE, ERROR = 0, 1, 2
+MAX_YOUNG = 100
+"""Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
 COLUMNS = 12
 """Values of one change in the query `settle`."""
-
-STATES: tuple[State, ...] = (
-    State.PENDING,
-    State.RUNNING,
-    State.SUCCEEDED,
-    State.FAILED,
-    State.CANCELLED,
-)
-NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
 
 
 def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
@@ -66,9 +58,12 @@ def _new_row(task: NewTask) -> tuple[Any, ...]:
 
 
 def _insert_keyed(connection: Connection, task: NewTask) -> bytes:
-    if connection.execute(SQL["insert_keyed"], _new_row(task)).rowcount == 1:
-        return task.id
-    return connection.execute(SQL["key_holder"], (task.key,)).fetchone()[0]
+    while connection.execute(SQL["insert_keyed"], _new_row(task)).rowcount != 1:
+        seq, id = connection.execute(SQL["key_holder"], (task.key,)).fetchone()
+        if id is not None:
+            return id
+        condemn(connection, [seq], task.enqueued)  # nobody could ask for that one
+    return task.id
 
 
 def _put_big_arguments(connection: Connection, tasks: Sequence[NewTask]) -> None:
@@ -90,19 +85,26 @@ def next_due(connection: Connection, wanted: Wanted, now: float) -> float | None
         connection.execute(SQL["next_due"], (queue, priority, now)).fetchone()[0]
         for queue, priority in _pairs(connection, wanted)
     ]
-    return min((time for time in times if time is not None), default=None)
+    return min((time for time in times if type(time) is float), default=None)
 
 
-def reserve(connection: Connection, worker: int, wanted: Wanted, now: float) -> list[Reservation]:
-    """Give pending tasks to the worker, in the order in which they are to start."""
+def reserve(
+    connection: Connection, worker: int, wanted: Wanted, now: float
+) -> tuple[list[Reservation], list[Change]]:
+    """Give pending tasks to the worker, in the order in which they are to start.
+
+    Returns the tasks, and what became of those that cannot be given to anybody.
+    """
     chosen = _ready(connection, wanted, now)
     if not chosen:
-        return []
+        return [], []
     sql = _with_values("reserve", "?", len(chosen))
-    rows = connection.execute(sql, (worker, now, *_padded(chosen))).fetchall()
-    order = {seq: place for place, seq in enumerate(chosen)}
-    rows.sort(key=lambda row: order[row[0]])
-    return [Reservation._make(row) for row in rows]
+    rows = connection.execute(sql, (worker, now, *_padded(chosen), wanted.largest)).fetchall()
+    given = {task.seq: task for task in map(Reservation._make, rows) if is_sound(task)}
+    others = [seq for seq in chosen if seq not in given]
+    if others and connection.execute(SQL["has_lease"], (worker,)).fetchone() is None:
+        return [], []
+    return [given[seq] for seq in chosen if seq in given], condemn(connection, others, now)
 
 
 def _ready(connection: Connection, wanted: Wanted, now: float) -> list[int]:
@@ -135,7 +137,7 @@ def _by_time(rows: Iterable[tuple[int, float]]) -> list[tuple[float, int]]:
 
 
 def _pairs(connection: Connection, wanted: Wanted) -> list[tuple[str, int]]:
-    pairs = connection.execute(SQL["pairs"]).fetchall()
+    pairs = [pair for pair in connection.execute(SQL["pairs"]) if type(pair[1]) is int]
     if wanted.queues is None:
         return pairs
     return [pair for pair in pairs if pair[0] in wanted.queues]
@@ -153,7 +155,7 @@ def settle(
     Returns the ``seq`` of those that were changed.
     """
     ends = sum(change.state in TERMINAL for change in changes)
-    counter = connection.execute(SQL["raise_ended"], (ends,)).fetchone()[0] - ends
+    counter = number_ends(connection, ends)
     values: list[Any] = []
     for change in changes:
         ended = change.state in TERMINAL
@@ -164,7 +166,19 @@ def settle(
     done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
     settled = {row[0] for row in done}
     _put_big_ends(connection, changes, settled)
+    if len(settled) < len(changes):
+        ignored = [
+            change.seq
+            for change in changes
+            if change.seq not in settled and _was_ignored(connection, worker, change, state)
+        ]
+        condemn(connection, ignored, now)
     return settled
+
+
+def _was_ignored(connection: Connection, worker: int | None, change: Change, state: State) -> bool:
+    what = (change.seq, change.fence, worker, NUMBERS[state], NUMBERS[change.state])
+    return connection.execute(SQL["was_ignored"], what).fetchone() is not None
 
 
 def _changed_row(change: Change, number: int | None) -> tuple[Any, ...]:
@@ -199,32 +213,46 @@ def _put_big_ends(connection: Connection, changes: Sequence[Change], settled: se
                 connection.execute(SQL["put_big"], (change.seq, part, body))
 
 
-def _state_of(connection: Connection, id: bytes) -> tuple[int, State | None]:
-    found = connection.execute(SQL["state_of"], (id,)).fetchone()
-    return (0, None) if found is None else (found[0], STATES[int(found[1])])
+def _state(number: Any) -> State | None:
+    return STATES[number] if type(number) is int and 0 <= number < len(STATES) else None
+
+
+def _state_of(connection: Connection, id: bytes, now: float) -> tuple[int, State | None]:
+    found: tuple[int, Any] | None = connection.execute(SQL["state_of"], (id,)).fetchone()
+    if found is None:
+        return 0, None
+    seq, number = found
+    state = _state(number)
+    if state is None:
+        condemn(connection, [seq], now)
+    return seq, state or State.FAILED
 
 
 def cancel(connection: Connection, id: bytes, now: float) -> State | None:
     """Cancel a pending task, ask the worker of a running one. Returns the state it was in."""
-    seq, state = _state_of(connection, id)
-    if state is None:
-        return None
+    seq, state = _state_of(connection, id, now)
     if state is State.PENDING:
-        number = connection.execute(SQL["raise_ended"], (1,)).fetchone()[0]
-        connection.execute(SQL["cancel_pending"], (number, now, seq))
-    if state is State.RUNNING:
-        connection.execute(SQL["cancel_running"], (seq,))
+        number = number_ends(connection, 1) + 1
+        done = connection.execute(SQL["cancel_pending"], (number, now, seq))
+    elif state is State.RUNNING:
+        done = connection.execute(SQL["cancel_running"], (seq,))
+    else:
+        return state
+    if done.rowcount == 0:
+        condemn(connection, [seq], now)
     return state
 
 
 def revive(connection: Connection, id: bytes, now: float) -> State | None:
     """Make a failed or cancelled task pending again. Returns the state it was in."""
-    seq, state = _state_of(connection, id)
+    seq, state = _state_of(connection, id, now)
     if state is None:
         return None
     try:
         connection.execute(SQL["revive"], (now, seq))
-    except IntegrityError:
+    except IntegrityError as error:
+        if error.sqlite_errorcode != SQLITE_CONSTRAINT_UNIQUE:
+            raise WrongState("the stored row of the task is damaged; purge it") from None
         raise KeyTaken("another live task holds the key of this one; wait for its end") from None
     for part in (VALUE, ERROR):
         if state in (State.FAILED, State.CANCELLED):
@@ -232,37 +260,42 @@ def revive(connection: Connection, id: bytes, now: float) -> State | None:
     return state
 
 
-def get(connection: Connection, id: bytes) -> TaskRow | None:
-    """One task."""
-    row = connection.execute(SQL["get"], (id,)).fetchone()
-    return None if row is None else _task_row(row)
+def get(connection: Connection, id: bytes, largest: int) -> TaskRow | None:
+    """One task, with its value if that has no more than ``largest`` bytes."""
+    row = connection.execute(SQL["get"], (largest, id)).fetchone()
+    return None if row is None else shown(row)
 
 
 def find(connection: Connection, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
     """Tasks in the order of enqueueing."""
-    what = (after, *_filter(wanted), limit)
-    return [_task_row(row) for row in connection.execute(SQL["find"], what)]
+    what = (0, after, *_filter(wanted), limit)
+    return [shown(row) for row in connection.execute(SQL["find"], what)]
 
 
 def counts(connection: Connection, queue: str | None) -> dict[State, int]:
-    """How many tasks are in each state."""
+    """How many tasks are in each state; one that does not exist is taken for failed."""
     if queue is None:
         rows = connection.execute(SQL["counts"])
     else:
         rows = connection.execute(SQL["counts_of_queue"], (queue,))
-    found: dict[int, int] = dict(rows.fetchall())
-    return {state: found.get(number, 0) for number, state in enumerate(STATES)}
+    found = dict.fromkeys(STATES, 0)
+    for number, count in rows:
+        found[_state(number) or State.FAILED] += count
+    return found
 
 
 def prunable(
     connection: Connection, wanted: Filter, ended_before: float, limit: int
 ) -> list[tuple[int]]:
-    """Ended tasks that may be deleted, in the order of their ends, up to the first too young."""
+    """Ended tasks that may be deleted, in the order of their ends, up to those too young."""
     found: list[tuple[int]] = []
+    young = 0
     for seq, ended, fits in connection.execute(SQL["ends"], _filter(wanted)):
-        if ended > ended_before or len(found) == limit:
+        if len(found) == limit or young > MAX_YOUNG:
             break
-        if fits:
+        if type(ended) is float and ended_before < ended <= LATEST:
+            young += 1
+        elif fits:
             found.append((seq,))
     return found
 
@@ -280,11 +313,6 @@ def prune(connection: Connection, wanted: Filter, ended_before: float, limit: in
 def _filter(wanted: Filter) -> tuple[Any, ...]:
     state = None if wanted.state is None else NUMBERS[wanted.state]
     return state, wanted.queue, wanted.name, wanted.key
-
-
-def _task_row(row: tuple[Any, ...]) -> TaskRow:
-    state: State = STATES[int(row[4])]
-    return TaskRow._make((*row[:4], state, *row[5:9], bool(row[9]), *row[10:]))
 
 
 def _padded_size(count: int) -> int:

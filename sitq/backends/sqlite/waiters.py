@@ -16,7 +16,8 @@ import anyio
 
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
-from sitq.backends.sqlite.verbs import SQL, get
+from sitq.backends.sqlite.queries import SQL
+from sitq.backends.sqlite.verbs import get
 from sitq.errors import NotOpen
 from sitq.lifecycle import TERMINAL
 from sitq.model import TaskRow
@@ -37,7 +38,7 @@ class Waiters:
         self._pruned = 0
         self._closed = False
 
-    async def ended(self, id: bytes) -> TaskRow | None:
+    async def ended(self, id: bytes, largest: int) -> TaskRow | None:
         """Wait until the task has ended; None when there is no such task (any more)."""
         while True:
             if self._closed:
@@ -46,7 +47,7 @@ class Waiters:
             self._events[id].append(event)
             try:
                 row = await self._reader.run(
-                    lambda c: self._database.read(c, partial(self._look, id))
+                    lambda c: self._database.read(c, partial(self._look, id, largest))
                 )
                 if row is None or row.state in TERMINAL:
                     return row
@@ -78,21 +79,23 @@ class Waiters:
         if not events:
             del self._events[id]
 
-    def _look(self, id: bytes, connection: Connection) -> TaskRow | None:
+    def _look(self, id: bytes, largest: int, connection: Connection) -> TaskRow | None:
         if self._seen is None:
             meta = dict(connection.execute(SQL["meta"]).fetchall())
             self._seen, self._pruned = meta["ended"], meta["pruned"]
-        return get(connection, id)
+        return get(connection, id, largest)
 
     def _read(self, waiting: frozenset[bytes], connection: Connection) -> set[bytes]:
         """The ids among ``waiting`` that may have ended since the last look."""
         meta = dict(connection.execute(SQL["meta"]).fetchall())
-        if meta["pruned"] != self._pruned:
+        started_anew = self._seen is not None and meta["ended"] < self._seen
+        if started_anew or meta["pruned"] != self._pruned:
             self._pruned, self._seen = meta["pruned"], meta["ended"]
             return set(waiting)
         ended: set[bytes] = set()
         while self._seen is not None and self._seen < meta["ended"]:
-            rows: list[Any] = connection.execute(SQL["ended_since"], (self._seen,)).fetchall()
+            span = (self._seen, meta["ended"])
+            rows: list[Any] = connection.execute(SQL["ended_since"], span).fetchall()
             if not rows:
                 break
             self._seen = rows[-1][0]

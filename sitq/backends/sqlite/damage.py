@@ -1,0 +1,194 @@
+"""Rows that sitq cannot have written: damaged, or written by a stranger.
+
+They are shown as far as they can be read, and each fails by itself when a worker meets it: whoever
+writes to the file can spoil a task, but not those beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter, call
+from sqlite3 import Connection
+from typing import Any, NamedTuple, cast
+
+from sitq.backends.sqlite.queries import SQL, STATES, number_ends
+from sitq.errors import TaskDamaged
+from sitq.failure import describe, pack_error, unpack_error
+from sitq.model import Change, Reservation, State, TaskRow
+from sitq.options import is_key, is_name
+
+__all__ = ["LATEST", "condemn", "is_sound", "mended", "shown"]
+
+logger: logging.Logger = logging.getLogger("sitq.sqlite")
+
+LATEST = 253_402_300_799.0
+"""The last second that a datetime has."""
+MOST = 2**62
+"""More than anything can be counted to."""
+ERROR = 2
+"""The part of an error among the bodies that stand aside."""
+
+
+class _Field(NamedTuple):
+    bears: Callable[[Any], bool]
+    instead: Any
+
+
+def _whole(low: float, high: float, instead: int) -> _Field:
+    def bears(value: Any) -> bool:
+        return type(value) is int and low <= value <= high
+
+    return _Field(bears, instead)
+
+
+def _real(low: float, high: float, instead: float) -> _Field:
+    def bears(value: Any) -> bool:
+        # RETURNING gives whole numbers as int, whatever the column is.
+        return type(value) in (float, int) and low <= value <= high
+
+    return _Field(bears, instead)
+
+
+def _text(bears_text: Callable[[str], bool]) -> _Field:
+    cached = lru_cache(maxsize=1_000)(bears_text)
+
+    def bears(value: Any) -> bool:
+        return type(value) is str and cached(value)
+
+    return _Field(bears, "?")
+
+
+def _bytes(low: int, high: int) -> _Field:
+    def bears(value: Any) -> bool:
+        return type(value) is bytes and low <= len(value) <= high
+
+    return _Field(bears, bytes(low))
+
+
+def _or_none(field: _Field) -> _Field:
+    def bears(value: Any) -> bool:
+        return value is None or field.bears(value)
+
+    return _Field(bears, None)
+
+
+_COUNT = _whole(0, MOST, 0)
+_MOMENT = _real(0.0, LATEST, 0.0)
+_NAME = _text(is_name)
+_TEXT = _text(lambda text: len(text) < 1 << 20)
+_BODY = _or_none(_bytes(0, MOST))
+_FIELDS: Mapping[str, _Field] = {
+    "seq": _whole(-math.inf, math.inf, 0),
+    "id": _bytes(16, 16),
+    "name": _NAME,
+    "queue": _NAME,
+    "state": _whole(0, 4, 3),
+    "priority": _whole(-100, 100, 0),
+    "key": _or_none(_text(is_key)),
+    "fence": _whole(-MOST, MOST, 0),
+    "attempts": _COUNT,
+    "crashes": _COUNT,
+    "epoch": _COUNT,
+    "cancel_requested": _whole(0, 1, 0),
+    "enqueued": _MOMENT,
+    "run_at": _MOMENT,
+    "timeout": _or_none(_real(0.0, math.inf, 0.0)),
+    "deadline": _or_none(_MOMENT),
+    "unknown_since": _or_none(_MOMENT),
+    "started": _or_none(_MOMENT),
+    "ended": _or_none(_MOMENT),
+    "value": _BODY,
+    "error": _BODY,
+    # Of a worker:
+    "host": _TEXT,
+    "pid": _COUNT,
+    "queues": _or_none(_TEXT),
+    "concurrency": _COUNT,
+    "lease": _real(0.0, LATEST, 0.0),
+    "boot": _TEXT,
+    "beat": _real(0.0, math.inf, 0.0),
+    "stuck": _COUNT,
+}
+_ask: Callable[[Callable[[Any], bool], Any], bool] = cast("Any", call)
+_CHECKED = [name for name in Reservation._fields if name not in ("seq", "retry", "arguments")]
+"""The query sees to the others."""
+_checked = attrgetter(*_CHECKED)
+_CHECKS = [_FIELDS[name].bears for name in _CHECKED]
+_SHOWN = [_FIELDS[name].bears for name in TaskRow._fields]
+_CONDEMNED = (
+    *("id", "name", "queue", "priority", "key", "fence", "attempts", "crashes", "epoch"),
+    *("run_at", "timeout", "deadline", "enqueued", "started"),
+)
+"""In the order of the queries `condemned` and `condemn`."""
+
+
+def is_sound(task: Reservation) -> bool:
+    """Whether a worker can run the task, and settle it."""
+    return all(map(_ask, _CHECKS, _checked(task)))
+
+
+def mended(names: Sequence[str], row: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+    """The fields of a row, and the names of those that had to be replaced."""
+    fields = dict(zip(names, row, strict=True))
+    bad = [name for name, value in fields.items() if not _FIELDS[name].bears(value)]
+    fields.update((name, _FIELDS[name].instead) for name in bad)
+    return fields, bad
+
+
+def shown(row: tuple[Any, ...]) -> TaskRow:
+    """What can be read of the row of a task; where that is not all, its error says so."""
+    if not all(map(_ask, _SHOWN, row)) or (row[4] >= 2 and row[14] is None):
+        row = _patched(row)
+    state: State = STATES[int(row[4])]
+    return TaskRow._make((*row[:4], state, *row[5:9], bool(row[9]), *row[10:]))
+
+
+def _patched(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    fields, bad = mended(TaskRow._fields, row)
+    if fields["state"] >= 2 and fields["ended"] is None:
+        fields["ended"] = 0.0
+        bad.append("ended")
+    cause = None if fields["error"] is None else unpack_error(fields["error"])
+    fields["error"] = pack_error(replace(describe(_damaged(bad)), cause=cause))
+    return tuple(fields.values())
+
+
+def condemn(connection: Connection, seqs: Iterable[int], now: float) -> list[Change]:
+    """Fail tasks whose rows are damaged, and mend the rows. Returns what became of them."""
+    changes: list[Change] = []
+    for seq in seqs:
+        row = connection.execute(SQL["condemned"], (seq,)).fetchone()
+        if row is not None:
+            changes.append(_condemn(connection, seq, row, now))
+    return changes
+
+
+def _condemn(connection: Connection, seq: int, row: Sequence[Any], now: float) -> Change:
+    fields, bad = mended(_CONDEMNED, row)
+    if "id" in bad:
+        fields["id"] = os.urandom(16)
+    logger.error("task %s failed: its row is damaged: seq=%d", fields["id"].hex(), seq)
+    error = pack_error(describe(_damaged(bad)))
+    number = number_ends(connection, 1) + 1
+    connection.execute(SQL["condemn"], (*fields.values(), now, number, error, seq))
+    connection.execute(SQL["drop_big"], (seq, ERROR))
+    return Change(
+        seq,
+        fields["fence"],
+        State.FAILED,
+        fields["run_at"],
+        fields["attempts"],
+        fields["crashes"],
+        fields["epoch"],
+        error=error,
+    )
+
+
+def _damaged(bad: Sequence[str]) -> TaskDamaged:
+    what = ", ".join(bad) or "its columns do not fit together"
+    return TaskDamaged(f"the stored row of the task is damaged, or not written by sitq: {what}")
