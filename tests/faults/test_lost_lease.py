@@ -1,4 +1,4 @@
-"""A worker whose lease is taken between a reservation and the moment at which it hears of it."""
+"""A worker whose lease is taken ends what it runs, and begins nothing that comes too late."""
 
 from __future__ import annotations
 
