@@ -237,11 +237,13 @@ class TaskQueue:
             raise InvalidOption(f"only tasks that have ended can be purged: {state!r}")
         before = self._backend.clock.time() - check_seconds("older_than", older_than)
         total = 0
-        while True:
-            deleted = await self._backend.prune(wanted, ended_before=before, limit=PRUNE_BATCH)
+        last: int | None = 0
+        while last is not None:
+            deleted, last = await self._backend.prune(
+                wanted, ended_before=before, limit=PRUNE_BATCH, after=last
+            )
             total += deleted
-            if deleted < PRUNE_BATCH:
-                return total
+        return total
 
     async def _store(
         self, calls: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]]

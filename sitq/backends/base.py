@@ -10,7 +10,17 @@ import anyio
 from sitq.clock import Clock
 from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
 
-__all__ = ["ANY_SIZE", "Backend", "Changes", "Filter", "Heart", "Recovered", "Sweep", "Wanted"]
+__all__ = [
+    "ANY_SIZE",
+    "Backend",
+    "Changes",
+    "Filter",
+    "Heart",
+    "Pruned",
+    "Recovered",
+    "Sweep",
+    "Wanted",
+]
 
 ANY_SIZE = 2**31
 """More bytes than any store takes for one value."""
@@ -65,6 +75,14 @@ class Filter(NamedTuple):
     queue: str | None = None
     name: str | None = None
     key: str | None = None
+
+
+class Pruned(NamedTuple):
+    """What became of one call of `Backend.prune`."""
+
+    deleted: int
+    last: int | None
+    """Where to go on, as ``after`` of the next call; None when all was looked at."""
 
 
 class Heart(Protocol):
@@ -224,8 +242,14 @@ class Backend(Protocol):
         """How many tasks are in each state, in all or in one queue."""
         ...
 
-    async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
-        """Delete up to ``limit`` ended tasks. Returns how many were deleted."""
+    async def prune(
+        self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0
+    ) -> Pruned:
+        """Delete up to ``limit`` ended tasks, the longest ended first.
+
+        It looks at a bounded number of tasks, behind those that another call has looked at
+        (``after``): to be repeated until all was looked at.
+        """
         ...
 
     async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:

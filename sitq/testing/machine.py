@@ -316,7 +316,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _prune(self, limit: int) -> int:
         async def prune() -> int:
-            return await self._backend.prune(Filter(), ended_before=self._clock.time(), limit=limit)
+            now = self._clock.time()
+            pruned = await self._backend.prune(Filter(), ended_before=now, limit=limit)
+            return pruned.deleted
 
         return self._portal.call(prune)
 

@@ -73,6 +73,8 @@ async def _prune(shift: Shift) -> None:
     if shift.options.retention is None:
         return
     before = shift.backend.clock.time() - shift.options.retention
-    deleted = PRUNE_BATCH
-    while deleted == PRUNE_BATCH:
-        deleted = await shift.backend.prune(Filter(), ended_before=before, limit=PRUNE_BATCH)
+    last: int | None = 0
+    while last is not None:
+        _, last = await shift.backend.prune(
+            Filter(), ended_before=before, limit=PRUNE_BATCH, after=last
+        )

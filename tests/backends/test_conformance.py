@@ -10,6 +10,7 @@ import pytest
 
 from sitq import SQLiteBackend, lifecycle
 from sitq.backends.base import Filter, Sweep, Wanted
+from sitq.backends.sqlite import verbs
 from sitq.errors import KeyTaken
 from sitq.model import Outcome, OutcomeKind, State
 from sitq.retry import Retry
@@ -218,10 +219,40 @@ async def test_prune_is_bounded_and_takes_no_live_task(backend, new, clock):
         await backend.cancel(task.id)
 
     async def prune(limit):
-        return await backend.prune(Filter(), ended_before=clock.time(), limit=limit)
+        pruned = await backend.prune(Filter(), ended_before=clock.time(), limit=limit)
+        return pruned.deleted
 
     assert [await prune(2), await prune(2), await prune(2)] == [2, 1, 0]
     assert [row.id for row in await backend.find(Filter(), after=0, limit=9)] == [tasks[3].id]
+
+
+async def test_prune_goes_on_where_it_stopped(backend, new, clock, monkeypatch):
+    monkeypatch.setattr(verbs, "MOST_ENDS", 3)
+    tasks = [new(queue="ab"[n % 5 == 4]) for n in range(20)]
+    await backend.insert(tasks)
+    for task in tasks:
+        await backend.cancel(task.id)
+    looks, deleted, last = 0, 0, 0
+    while last is not None:
+        number, last = await backend.prune(
+            Filter(queue="b"), ended_before=clock.time(), limit=2, after=last
+        )
+        looks, deleted = looks + 1, deleted + number
+    assert (deleted, looks) == (4, 7)  # each of the 20 was looked at once
+    assert {row.queue for row in await backend.find(Filter(), after=0, limit=20)} == {"a"}
+
+
+async def test_a_revived_task_is_not_pruned(backend, new, clock):
+    task = new()
+    await backend.insert([task])
+    await backend.cancel(task.id)
+    writer = backend._opened.writer
+    ends, _ = await writer.run(lambda c: verbs.prunable(c, Filter(), clock.time(), 9, 0))
+    await backend.revive(task.id)
+    assert await writer.run(lambda c: verbs.prune(c, ends)) == 0
+    await backend.cancel(task.id)  # and ended anew
+    assert await writer.run(lambda c: verbs.prune(c, ends)) == 0
+    assert await backend.get(task.id) is not None
 
 
 async def test_ended_waits(backend, new, record):

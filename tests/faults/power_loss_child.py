@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from sitq import Registry, Retry, SQLiteBackend, TaskQueue, Worker
-from sitq.backends.base import Filter
+from sitq.backends.base import Filter, Pruned
 from sitq.backends.sqlite import connect
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, State
@@ -73,12 +73,12 @@ class Noted(SQLiteBackend):
         note("cancelled", id.hex())
         return state
 
-    async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
+    async def prune(self, wanted: Filter, **bounds: Any) -> Pruned:
         note("prunes", None)
-        deleted = await super().prune(wanted, ended_before=ended_before, limit=limit)
-        if deleted:
+        pruned = await super().prune(wanted, **bounds)
+        if pruned.deleted:
             note("pruned", None)
-        return deleted
+        return pruned
 
 
 async def work(backend: SQLiteBackend, rounds: int) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import anyio
 
-from sitq.backends.base import ANY_SIZE, Filter, Heart, Recovered, Sweep, Wanted
+from sitq.backends.base import ANY_SIZE, Filter, Heart, Pruned, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
@@ -239,19 +239,15 @@ class SQLiteBackend:
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
         return await self._read(lambda connection: verbs.counts(connection, queue))
 
-    async def prune(self, wanted: Filter, *, ended_before: float, limit: int) -> int:
-        opened = await self._ready()
-        deleted = await opened.commit.submit(
-            Operation(
-                lambda c: verbs.prune(c, wanted, ended_before, limit),
-                rows=limit,
-                needed=lambda c: bool(
-                    self._database.read(c, lambda c: verbs.prunable(c, wanted, ended_before, 1))
-                ),
-                deliver=lambda _: opened.foreign_change(),
-            )
+    async def prune(
+        self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0
+    ) -> Pruned:
+        ends, last = await self._read(
+            lambda c: verbs.prunable(c, wanted, ended_before, limit, after)
         )
-        return deleted or 0
+        # Found on the reader, so that the lock is held for the deletion alone.
+        deleted = await self._write(lambda c: verbs.prune(c, ends)) if ends else 0
+        return Pruned(deleted, last)
 
     async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
         opened = await self._ready()

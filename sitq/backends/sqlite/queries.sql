@@ -201,16 +201,15 @@ UNION ALL SELECT state, count(*) FROM sitq_task WHERE state >= 2 GROUP BY state
 SELECT state, count(*) FROM sitq_task WHERE queue = ? GROUP BY state
 
 -- name: ends
--- Read row by row, and left where they are too young.
-SELECT seq, ended, (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2)
+SELECT seq, change, ended, (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2)
     AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR key = ?4)
-FROM sitq_task WHERE state >= 2 ORDER BY change
+FROM sitq_task WHERE state >= 2 AND change > ?5 ORDER BY change LIMIT ?6
 
 -- name: prune
-DELETE FROM sitq_task WHERE seq = ?
+DELETE FROM sitq_task WHERE seq = ? AND state >= 2 AND change IS ?
 
 -- name: prune_big
-DELETE FROM sitq_big WHERE seq = ?
+DELETE FROM sitq_big WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE seq = ?1)
 
 -- name: ended_since
 SELECT change, id FROM sitq_task WHERE state >= 2 AND change > ? AND change <= ?

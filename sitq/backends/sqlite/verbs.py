@@ -19,6 +19,8 @@ from sitq.model import Change, NewTask, Reservation, State, TaskRow
 INLINE = 1024
 """Bytes up to which a body stands in the row of its task."""
 ARGUMENTS, VALUE, ERROR = 0, 1, 2
+MOST_ENDS = 5_000
+"""Ended tasks that one look for prunable ones takes in."""
 MAX_YOUNG = 100
 """Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
 COLUMNS = 12
@@ -285,29 +287,35 @@ def counts(connection: Connection, queue: str | None) -> dict[State, int]:
 
 
 def prunable(
-    connection: Connection, wanted: Filter, ended_before: float, limit: int
-) -> list[tuple[int]]:
-    """Ended tasks that may be deleted, in the order of their ends, up to those too young."""
-    found: list[tuple[int]] = []
+    connection: Connection, wanted: Filter, ended_before: float, limit: int, after: int
+) -> tuple[list[tuple[int, Any]], int | None]:
+    """Ended tasks that may be deleted, each with the number of its end, in the order of these.
+
+    Returns them, and the number of the last end that was looked at; None if there are no more.
+    """
+    found: list[tuple[int, Any]] = []
     young = 0
-    for seq, ended, fits in connection.execute(SQL["ends"], _filter(wanted)):
-        if len(found) == limit or young > MAX_YOUNG:
-            break
+    last = after
+    looked_at = connection.execute(SQL["ends"], (*_filter(wanted), after, MOST_ENDS)).fetchall()
+    for seq, change, ended, fits in looked_at:
+        if len(found) == limit:
+            return found, last
         if type(ended) is float and ended_before < ended <= LATEST:
             young += 1
         elif fits:
-            found.append((seq,))
-    return found
+            found.append((seq, change))
+        if young > MAX_YOUNG:
+            return found, None
+        last = change if type(change) is int else last
+    return found, last if len(looked_at) == MOST_ENDS and last > after else None
 
 
-def prune(connection: Connection, wanted: Filter, ended_before: float, limit: int) -> int:
-    """Delete ended tasks, the longest ended first."""
-    rows = prunable(connection, wanted, ended_before, limit)
-    connection.executemany(SQL["prune"], rows)
-    connection.executemany(SQL["prune_big"], rows)
-    if rows:
-        connection.execute(SQL["raise_pruned"])
-    return len(rows)
+def prune(connection: Connection, ends: Sequence[tuple[int, Any]]) -> int:
+    """Delete ended tasks, if they have not been revived since. Returns how many."""
+    deleted = connection.executemany(SQL["prune"], ends).rowcount
+    connection.executemany(SQL["prune_big"], [(seq,) for seq, _ in ends])
+    connection.execute(SQL["raise_pruned"])
+    return deleted
 
 
 def _filter(wanted: Filter) -> tuple[Any, ...]:
