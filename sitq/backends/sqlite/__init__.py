@@ -188,6 +188,8 @@ class SQLiteBackend:
 
         def settled_now(settled: set[int]) -> None:
             opened.ends(changes)
+            if len(settled) < len(changes):  # some may have failed, as their rows are damaged
+                opened.waiters.changed()
             if deliver is not None:
                 deliver(settled)
 
