@@ -166,7 +166,7 @@ class Backend(Protocol):
         ...
 
     async def dismiss(self, worker: int) -> None:
-        """End a worker's lease. It must hold nothing any more."""
+        """End a worker's lease, unless it holds tasks: those would be without an owner."""
         ...
 
     async def workers(self) -> list[WorkerRow]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -103,6 +103,7 @@ class GroupCommit(Generic[C]):
         self._rows = 0
         self._busy = False
         self._room: anyio.Event | None = None
+        self._outside = 0  # callers who wait for room
 
     async def submit(self, operation: Operation[C, T]) -> T | None:
         """Have an operation done, and wait for it.
@@ -113,10 +114,8 @@ class GroupCommit(Generic[C]):
         Raises:
             StoreError: it could not be done; nothing of it was.
         """
-        while self._rows >= MAX_WAITING:
-            if self._room is None:
-                self._room = anyio.Event()
-            await self._room.wait()
+        if self._rows >= MAX_WAITING:
+            await self._wait_for_room()
         self._put(operation)
         try:
             await operation.event.wait()
@@ -126,6 +125,22 @@ class GroupCommit(Generic[C]):
         if operation.error is not None:
             raise operation.error
         return operation.result
+
+    async def drained(self) -> None:
+        """Wait until everybody who called `submit` before has an answer."""
+        while self._busy or self._outside:
+            with suppress(StoreError):  # of those that it shares a transaction with
+                await self.submit(Operation(_nothing, needed=_nothing))
+
+    async def _wait_for_room(self) -> None:
+        self._outside += 1
+        try:
+            while self._rows >= MAX_WAITING:
+                if self._room is None:
+                    self._room = anyio.Event()
+                await self._room.wait()
+        finally:
+            self._outside -= 1
 
     def _put(self, operation: Operation[C, Any]) -> None:
         self._mailbox.append(operation)
@@ -204,6 +219,11 @@ class GroupCommit(Generic[C]):
         """One operation at a time, so that strangers do not pay for the one that failed."""
         for operation in batch:
             self._commit(connection, (operation,))
+
+
+def _nothing(_: object) -> bool:
+    """The operation of who only waits: its answer comes after those before it."""
+    return False
 
 
 def _copy(error: StoreError) -> StoreError:

@@ -144,7 +144,7 @@ class Worker:
         self._raise_error()
 
     def start(self) -> Coroutine[Any, Any, None]:
-        """Run in the background; done once the worker runs.
+        """Run in the background; done once the worker runs. If it is cancelled, nothing runs.
 
         The intent counts from the call, not from the await: a `stop` that comes first cancels it.
 
@@ -304,7 +304,14 @@ class Worker:
         context.run(running_task.set, None)
         self._root = loop.spawn(self._run_detached, "sitq worker", context)
         assert self._ready is not None
-        await self._ready.wait()
+        assert self._finished is not None
+        try:
+            await self._ready.wait()
+        except BaseException:  # who was cancelled here does not know of a worker to stop
+            self._stop.request(Cause.HOST_CANCELLED, 0.0)
+            with CancelScope(shield=True):
+                await self._finished.wait()
+            raise
         if not self._running:
             self._raise_error()
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-from anyio import WouldBlock
+from anyio import CancelScope, WouldBlock
 from anyio.abc import TaskGroup
 
 from sitq.backends.base import Wanted
@@ -71,7 +71,8 @@ async def _reserve(shift: Shift, limit: int) -> float | None:
         max_bytes(shift.serializer),
     )
     try:
-        return await shift.backend.reserve(shift.worker, wanted, shift.receive)
+        with CancelScope(shield=True):  # what comes is to be started here, or to be given back
+            return await shift.backend.reserve(shift.worker, wanted, shift.receive)
     except StoreUnavailable as error:
         shift.log(logging.WARNING, "cannot reserve for now", error=error)
         return None

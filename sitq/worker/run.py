@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
+from types import CoroutineType
 from typing import Any
 from uuid import UUID
 
@@ -206,7 +206,7 @@ def _captured(
 
 
 def _returned(value: Any, serializer: Serializer, what: str) -> Outcome:
-    if inspect.iscoroutine(value):
+    if issubclass(type(value), CoroutineType):  # without asking the value itself
         value.close()  # it would warn that nobody awaited it
     try:
         return Outcome(OutcomeKind.SUCCEEDED, value=pack(serializer, value, what))

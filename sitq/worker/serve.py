@@ -47,14 +47,17 @@ async def serve(shift: Shift) -> None:
 
 
 async def _leave(shift: Shift) -> None:
-    """Settle what is left, and end the lease."""
+    """Settle what is left, and end the lease. What cannot be settled goes back when it lapses."""
     await _settle_rest(shift)
-    if shift.held:  # it goes back when the lease lapses
-        return
-    try:
-        await shift.backend.dismiss(shift.worker)
-    except StoreUnavailable as error:
-        shift.log(logging.WARNING, "could not end the lease: left to lapse", error=error)
+    while not shift.held:
+        try:
+            await shift.backend.dismiss(shift.worker)
+        except StoreUnavailable as error:
+            shift.log(logging.WARNING, "could not end the lease: left to lapse", error=error)
+            return
+        if not shift.held:
+            return
+        await _settle_rest(shift)  # what a reserve has brought that was cancelled natively
 
 
 async def _serve_group(shift: Shift) -> None:
@@ -118,9 +121,10 @@ async def _until_all_ended(shift: Shift) -> None:
 
 async def _settle_rest(shift: Shift) -> None:
     """Nothing runs any more: what is still held is settled, or goes back."""
-    shift.give_back()
     with anyio.move_on_after(SETTLE_LIMIT) as limit:
-        await settle_all(shift)
+        while shift.held:
+            shift.give_back()
+            await settle_all(shift)
     if limit.cancelled_caught:
         shift.log(logging.ERROR, "could not settle: left to the lease", tasks=len(shift.held))
 

@@ -78,6 +78,17 @@ async def test_a_worker_without_a_lease_reserves_nothing(backend, new, record):
     assert [task.fence for task in await take(backend, other)] == [1]
 
 
+async def test_a_worker_that_holds_something_keeps_its_lease(backend, new, record):
+    await backend.insert([new()])
+    worker, other = await backend.hire(record), await backend.hire(record)
+    [task] = await take(backend, worker)
+    await backend.dismiss(worker)
+    assert (await backend.recover(other, Sweep(3, 60.0))).crashed == []
+    await backend.settle(worker, [decide(backend, task)])
+    await backend.dismiss(worker)
+    assert [row.id for row in await backend.workers()] == [other]
+
+
 async def test_reserve_goes_by_priority_then_due_time_then_order(backend, new, record, clock):
     now = clock.time()
     a, b, c, d = new(), new(priority=5), new(run_at=now - 1), new()

@@ -55,13 +55,14 @@ async def test_closing_ends_the_waits(path: str, tmp_path: Path) -> None:
             await backend.close()
 
 
-async def test_closing_commits_what_was_submitted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [900, 9_000])  # the mailbox takes 20,000 of them
+async def test_closing_commits_what_was_submitted(tmp_path: Path, rows: int) -> None:
     backend = SQLiteBackend(tmp_path / "tasks.db")
     submitted: list[int] = []
 
     async def submit(number: int) -> None:
         submitted.append(number)
-        await TaskQueue(backend).enqueue_many([nothing.call() for _ in range(900)])
+        await TaskQueue(backend).enqueue_many([nothing.call() for _ in range(rows)])
 
     async with anyio.create_task_group() as group, backend:
         for number in range(5):  # more than one transaction takes
@@ -69,7 +70,24 @@ async def test_closing_commits_what_was_submitted(tmp_path: Path) -> None:
         while len(submitted) < 5:
             await anyio.lowlevel.checkpoint()
     async with backend:
-        assert sum((await backend.counts()).values()) == 4500
+        assert sum((await backend.counts()).values()) == 5 * rows
+
+
+async def test_closing_beside_an_operation_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    backend = SQLiteBackend(path)
+    await backend.open()
+
+    async def submit() -> None:
+        with pytest.raises(StoreReplaced):
+            await TaskQueue(backend).enqueue(nothing)
+
+    async with anyio.create_task_group() as group:
+        path.unlink()
+        group.start_soon(submit)
+        while backend._opened is None or not backend._opened.commit._busy:
+            await anyio.lowlevel.checkpoint()
+        await backend.close()  # in the same transaction; it leaves no threads
 
 
 @pytest.mark.parametrize("path", [":memory:", "tasks.db"])

@@ -82,11 +82,12 @@ class SQLiteBackend:
         """Open the file; counted, so that each `open` needs its `close`."""
         self._join_loop()
         self._users += 1
+        was_closed, self._closed = self._closed, False
         try:
-            self._closed = False
             await self._ready()
         except BaseException:
             self._users -= 1
+            self._closed = was_closed and self._users == 0
             raise
 
     async def close(self) -> None:
@@ -280,18 +281,29 @@ class SQLiteBackend:
         if opened is not None and opened.pid == os.getpid() and opened.is_here():
             return opened
         self._join_loop()
-        if self._closed:
-            raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
-        if self._users == 0:
-            self._users = 1  # nobody else's close is to end what opened itself
         assert self._opening is not None
         async with self._opening:
             if self._opened is None:
-                self._opened = await Opened.create(self._database, self._loop or Loop())
-                # Whoever drops a backend without closing it leaves no threads behind.
-                self._finalizer = weakref.finalize(self, self._opened.abandon)
-                self._finalizer.atexit = False
+                await self._open_now()
+            assert self._opened is not None
             return self._opened
+
+    async def _open_now(self) -> None:
+        self._check_not_closed()
+        opens_itself = self._users == 0
+        opened = await Opened.create(self._database, self._loop or Loop())
+        if self._closed:  # meanwhile
+            await opened.close()
+            self._check_not_closed()
+        self._opened = opened
+        self._users += opens_itself  # nobody else's close is to end what opened itself
+        # Whoever drops a backend without closing it leaves no threads behind.
+        self._finalizer = weakref.finalize(self, opened.abandon)
+        self._finalizer.atexit = False
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
 
     def _forget(self) -> None:
         if self._finalizer is not None:

@@ -68,12 +68,12 @@ class Driver:
             await self._open_aiosqlite()
         else:
             self._open_thread()
-        self._connection = await self.run(lambda _: connector())
+        await self.run(lambda _: self._connect(connector))
         self._renewed = renewed
 
-    def is_open(self) -> bool:
-        """Whether work can be posted."""
-        return self._connection is not None and self._put is not None
+    def _connect(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        # Kept here, on the thread: the opener may be cancelled, and `close` is to find it.
+        self._connection = connector()
 
     def post(
         self,
@@ -124,10 +124,9 @@ class Driver:
         self._end_thread()
 
     def abandon(self) -> None:
-        """The loop has ended: close the connection and end the thread, without waiting."""
-        connection = self._connection
+        """Close the connection and end the thread, without waiting for that."""
         if self._put is not None:
-            self._put(lambda: _close(connection))
+            self._put(lambda: _close(self._connection))
             self._end_thread()
 
     def _sound(self) -> sqlite3.Connection | None:

@@ -9,11 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from sqlite3 import Connection
 
-import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 
 from sitq.backends.base import Changes
-from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.commit import GroupCommit
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
@@ -52,7 +51,7 @@ class Opened:
                 await opened.reader.run(lambda c: database.read(c, warn_if_shared))
                 opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
         except BaseException:
-            await opened.close()
+            opened.abandon()  # not `close`: the thread can be busy with a locked file for long
             raise
         return opened
 
@@ -79,30 +78,35 @@ class Opened:
             self.work.notify()
 
     async def close(self) -> None:
+        """Commit what was submitted, then end everything, also when the caller is cancelled."""
         self.waiters.close()
         self.work.notify()
-        with anyio.CancelScope(shield=True):
-            if self.writer.is_open():  # what was submitted before is committed before
-                await self.commit.submit(Operation(_nothing, needed=_nothing))
-            if self._watch is not None:
-                self._watch.close()
-                await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
-            if self.reader is not self.writer:
-                await self.reader.close()
-            await self.writer.close()
+        # Native cancellation walks out of a shield, but not out of a task group: that waits.
+        with CancelScope(shield=True):
+            async with create_task_group() as group:
+                group.start_soon(self._close)
+
+    async def _close(self) -> None:
+        try:
+            with CancelScope(shield=True):
+                await self.commit.drained()
+                if self._watch is not None:
+                    self._watch.close()
+                    await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
+                if self.reader is not self.writer:
+                    await self.reader.close()
+                await self.writer.close()
+        finally:
+            self.abandon()
 
     def abandon(self) -> None:
-        """The event loop has ended: let the threads end too. In a forked child there are none."""
+        """Let the threads end, without waiting for them. In a forked child there are none."""
         if self.pid != os.getpid():
             return
         if self._watch is not None:
             self._watch.close()
         for driver in {self.reader, self.writer}:
             driver.abandon()
-
-
-def _nothing(_: Connection) -> bool:
-    return False
 
 
 class FileHeart:

@@ -220,7 +220,9 @@ INSERT INTO sitq_worker (host, pid, queues, concurrency, lease, started, boot, b
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: dismiss
-DELETE FROM sitq_worker WHERE id = ?
+-- Not while it holds tasks: they would be running with nobody to run them.
+DELETE FROM sitq_worker
+WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE state = 1 AND worker = ?1)
 
 -- name: beat
 UPDATE OR IGNORE sitq_worker SET beat = ?, boot = ?, suspect = NULL, suspect_boot = NULL WHERE id = ?
