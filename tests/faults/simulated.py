@@ -18,7 +18,7 @@ from sitq.backends.sqlite import opened
 from sitq.backends.sqlite.driver import Driver
 from sitq.errors import StoreUnavailable
 from sitq.lifecycle import TERMINAL
-from sitq.model import Change, Reservation
+from sitq.model import Change, Reservation, State
 from sitq.worker.shift import Shift
 
 EPOCH = 1_700_000_000.0
@@ -62,8 +62,7 @@ class Journal:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lines: list[str] = []
-        self.fences: dict[int, int] = {}
-        self.holders: dict[int, Line] = {}
+        self.held: dict[int, tuple[Line, Reservation]] = {}
         self.ends: dict[int, int] = {}
 
     def note(self, *what: object) -> None:
@@ -72,23 +71,27 @@ class Journal:
     def reserved(self, line: Line, tasks: Sequence[Reservation]) -> None:
         for task in tasks:
             self.note(line, "reserved", task.seq, task.fence)
-            assert task.fence > self.fences.get(task.seq, 0), "the fence did not grow"
+            if task.seq in self.held:
+                assert task.fence > self.held[task.seq][1].fence, "the fence did not grow"
             assert task.run_at <= self.clock.time(), "a delayed task came early"
-            self.fences[task.seq] = task.fence
-            self.holders[task.seq] = line
+            self.held[task.seq] = line, task
 
     def settled(self, line: Line, changes: Sequence[Change], seqs: set[int]) -> None:
         for change in changes:
             done = change.seq in seqs
             self.note(line, "settles", change.seq, change.fence, change.state, done)
             if done:
-                assert change.fence == self.fences[change.seq], "a stale fence changed a row"
+                assert change.fence == self.held[change.seq][1].fence, "a stale fence did it"
                 self.ended(change)
 
     def recovered(self, line: Line, found: Recovered) -> None:
         for change in found.crashed:
             self.note(line, "takes", change.seq, change.state)
-            assert self.holders[change.seq].was_cut, "a living worker was taken for dead"
+            holder, task = self.held[change.seq]
+            assert holder.was_cut, "a living worker was taken for dead"
+            assert change.attempts == task.attempts, "a crash was counted as an attempt"
+            if change.state is State.PENDING:
+                assert change.crashes == task.crashes + 1, "a crash was not counted"
         for change in (*found.crashed, *found.settled):
             self.ended(change)
 
