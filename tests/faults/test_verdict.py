@@ -31,7 +31,7 @@ class Story:
         self.folder = folder
         self.path = folder / "tasks.db"
         self.died = 0.0
-        self.store = Database(str(self.path), "FULL", 5.0).create()
+        self.store = Database(str(self.path), "NORMAL", 5.0).create()
         install(self.path)
         self.tries = Journal(folder / "e0.tries.jsonl")
         self.runs = Journal(folder / "w0.runs.jsonl")
