@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
 from .crash import functions as f
 from .crash.journal import records
 from .crash.stage import Stage
-from .crash.zygote import Zygote
+from .crash.zygote import Barrier, Zygote
 
 PROCESSES = 16
 TASKS = 400
@@ -18,18 +17,13 @@ TASKS = 400
 def test_each_task_has_one_winner(zygote: Zygote, tmp_path: Path) -> None:
     stage = Stage(zygote, tmp_path)
     stage.enqueue([f.plain.call(f"<{number}>") for number in range(TASKS)])
-    barrier = tmp_path / "barrier"
-    os.mkfifo(barrier)
-    gate = os.open(barrier, os.O_RDWR)  # so that none of them finds a pipe without a writer
-    try:
+    with Barrier(tmp_path / "barrier") as barrier:
         loops = ("asyncio", "trio") * (PROCESSES // 2)
-        racers = [stage.spawn("reserver", loop, barrier=str(barrier)) for loop in loops]
+        racers = [stage.spawn("reserver", loop, barrier=barrier.path) for loop in loops]
         for pid in racers:
-            zygote.wait("said", pid, "ready")
-        os.write(gate, b"." * PROCESSES)
+            zygote.wait("said", pid, "waits")
+        barrier.open(PROCESSES)
         ends = [zygote.wait("dead", pid).detail for pid in racers]
-    finally:
-        os.close(gate)
     assert ends == [0] * PROCESSES, zygote.errors()
 
     won = Counter(

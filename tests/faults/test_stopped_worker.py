@@ -5,36 +5,36 @@ from __future__ import annotations
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sitq import State, TaskFunction
+from sitq import State
 
 from .crash import functions as f
 from .crash.journal import connect, records, services
 from .crash.stage import Stage
-from .crash.zygote import Zygote
+from .crash.zygote import Barrier, Zygote
 
 SLOTS = 3
 
 
-WHERE: dict[str, tuple[TaskFunction[[str], str], dict[str, Any]]] = {
-    "running": (f.stops, {}),
-    "reserved": (f.stays, {"point": "reserved", "number": signal.SIGSTOP}),
-}
-
-
 @pytest.mark.parametrize(("loop", "other"), [("asyncio", "trio"), ("trio", "asyncio")])
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", ["running", "reserved"])
 def test_a_stopped_worker_settles_nothing_and_begins_anew(
     where: str, loop: str, other: str, zygote: Zygote, tmp_path: Path
 ) -> None:
     stage = Stage(zygote, tmp_path)
-    function, failpoint = WHERE[where]
-    ids = stage.enqueue([f.stays.call("<first>"), function.call("<second>")])
-    old = stage.spawn("drainer", loop, failpoint, slots=SLOTS, lease=0.4)
-    zygote.wait("stopped", old)
+    with Barrier(tmp_path / "barrier") as barrier:
+        if where == "running":
+            failpoint, call = {}, f.blocks.call("<second>", barrier.path)
+        else:
+            failpoint = {"point": "reserved", "barrier": barrier.path}
+            call = f.stays.call("<second>")
+        ids = stage.enqueue([f.stays.call("<first>"), call])
+        old = stage.spawn("drainer", loop, failpoint, slots=SLOTS, lease=0.4)
+        zygote.wait("said", old, "waits")
+        stage.stop(old)
+        barrier.open(1)
     new = stage.spawn("drainer", other, slots=SLOTS, lease=0.4)
     assert zygote.wait("dead", new).detail == 0, zygote.errors()
     settled = [stage.task(id) for id in ids]

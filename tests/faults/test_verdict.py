@@ -49,7 +49,7 @@ class Story:
         self.tries.write(op="ack", tokens=tokens, ids=[id.hex() for id in ids])
 
     def begin(self, worker: int, token: str = "<a>") -> None:
-        [self.task] = verbs.reserve(self.store, worker, Wanted(1, None), time.time())
+        [self.task], _ = verbs.reserve(self.store, worker, Wanted(1, None), time.time())
         self.about = {"token": token, "seq": self.task.seq, "fence": self.task.fence}
         self.runs.write(op="start", attempt=self.task.attempts + 1, pid=worker, **self.about)
 

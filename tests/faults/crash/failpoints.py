@@ -3,12 +3,13 @@
 They are wrapped around the functions of sitq by name, in the process that is to die there; sitq
 knows nothing of them. A process has one failpoint at the most, with a countdown: within a
 transaction each statement counts, so that a process dies between any two of them. Instead of dying
-it can be stopped there, to go on later.
+it can wait there until it is let go on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
@@ -17,11 +18,11 @@ from types import ModuleType
 from typing import Any
 
 from sitq.backends.commit import GroupCommit
-from sitq.backends.sqlite import connect, recovery, verbs
+from sitq.backends.sqlite import migrate, recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.worker.shift import Shift
 
-from .zygote import say
+from .zygote import say, wait_at
 
 IN_TRANSACTION: dict[str, tuple[ModuleType, str]] = {
     "inserting": (verbs, "insert"),
@@ -53,20 +54,24 @@ def hit(name: str) -> None:
         _hit[name]()
 
 
-def arm(name: str, countdown: int, number: int) -> None:
-    """Let this process send a signal to itself at a failpoint.
+def arm(name: str, countdown: int, barrier: str | None) -> None:
+    """Let this process die at a failpoint, or wait at a barrier there.
 
     Args:
         name: of the failpoint.
         countdown: how many times it is met, the last one included.
-        number: the signal, SIGKILL or SIGSTOP.
+        barrier: where it waits instead of dying.
     """
     left = iter(range(countdown - 1, -1, -1))
 
     def count() -> None:
-        if next(left, None) == 0:
+        if next(left, None) != 0:
+            return
+        if barrier is not None:
+            wait_at(barrier)
+        else:
             say({"dies": name, "at": time.time()})
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     _hit[name] = count
     if name in IN_TRANSACTION:
@@ -146,15 +151,7 @@ def _count_before(owner: type | ModuleType, name: str, count: Callable[[], None]
 
 
 def _count_migration(count: Callable[[], None]) -> None:
-    statements = connect._statements
-
-    def counted(script: str) -> Iterator[str]:
-        for statement in statements(script):
-            count()
-            yield statement
-        count()
-
-    connect._statements = counted
-    for step in ("_link_new", "_use_wal", "_migrate", "_remember"):
+    _count_statements(migrate, "climb", count)
+    for step in ("_link_new", "_use_wal", "_remember"):
         _count_before(Database, step, count)
     _count_before(os, "unlink", count)  # of the temporary name of a new file

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from sitq.model import Reservation
 
 from .failpoints import hit
 from .journal import Journal
-from .zygote import say
+from .zygote import say, wait_at
 
 registry = Registry()
 runs: list[Journal] = []
@@ -119,14 +118,14 @@ async def stays(token: str) -> str:
         return token
 
 
-@registry.task(name="stops")
-async def stops(token: str) -> str:
-    """Stop the whole process the first time, while another task runs in it; then return."""
+@registry.task(name="blocks")
+async def blocks(token: str, barrier: str) -> str:
+    """Block the event loop at a barrier the first time, while another task stays; then return."""
     with recorded(token):
         if _reservation().fence == 1:
             while not staying:
                 await anyio.lowlevel.checkpoint()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            wait_at(barrier)
         return token
 
 

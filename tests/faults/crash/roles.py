@@ -7,7 +7,6 @@ import math
 import os
 import random
 import resource
-import signal
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from sitq.model import Reservation, WorkerRecord
 from . import failpoints
 from . import functions as f
 from .enqueuer import Enqueuer
-from .journal import Journal, connect
-from .zygote import say
+from .journal import Journal, allowed, connect
+from .zygote import say, wait_at
 
 POLL = 0.5
 CRASH_LIMIT = 3
@@ -52,8 +51,8 @@ class Part:
     point: str | None = None
     """The failpoint at which it dies."""
     countdown: int = 1
-    number: int = signal.SIGKILL
-    """The signal that it sends to itself there."""
+    barrier: str | None = None
+    """Where it waits then instead of dying."""
 
     def journal(self, kind: str) -> Journal:
         """The journal of this process, and of those that were in its place before."""
@@ -72,8 +71,9 @@ def _role(main: Role) -> Role:
         log = Path(made.folder, f"{made.slot}.log")
         logging.basicConfig(filename=log, format="%(message)s", level=logging.WARNING)
         if made.point is not None:
-            failpoints.arm(made.point, made.countdown, made.number)
-        anyio.run(partial(main, made, **options), backend=made.loop)
+            failpoints.arm(made.point, made.countdown, made.barrier)
+        with allowed():
+            anyio.run(partial(main, made, **options), backend=made.loop)
 
     ROLES[main.__name__] = play
     return main
@@ -147,16 +147,11 @@ async def migrator(part: Part) -> None:
 
 @_role
 async def reserver(part: Part, *, barrier: str) -> None:
-    """Wait for the others at the barrier, then reserve in a race with them until nothing is left.
-
-    Args:
-        barrier: a pipe; a byte in it lets one process pass.
-    """
+    """Wait for the others at the barrier, then reserve in a race until nothing is left."""
     taken: list[Reservation] = []
     async with SQLiteBackend(part.path) as backend:
         me = await backend.hire(WorkerRecord("here", os.getpid(), None, 10, 60.0))
-        say("ready")
-        await anyio.to_thread.run_sync(_pass, barrier)
+        await anyio.to_thread.run_sync(wait_at, barrier)
         before = -1
         while len(taken) > before:
             before = len(taken)
@@ -164,8 +159,3 @@ async def reserver(part: Part, *, barrier: str) -> None:
     journal = part.journal("taken")
     for task in taken:
         journal.write(seq=task.seq, fence=task.fence)
-
-
-def _pass(barrier: str) -> None:
-    with open(barrier, "rb", buffering=0) as gate:
-        gate.read(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from sitq import Call, SQLiteBackend, TaskQueue
 from sitq.model import TaskRow
 
 from .history import Histories
-from .journal import connect, entries, install
+from .journal import allowed, connect, entries, install
 from .zygote import Zygote
 
 
@@ -42,7 +43,7 @@ class Stage:
         Args:
             role: one of `crash.roles`.
             loop: ``asyncio`` or ``trio``.
-            failpoint: ``point``, ``countdown`` and ``number`` of `crash.roles.Part`.
+            failpoint: ``point``, ``countdown`` and ``barrier`` of `crash.roles.Part`.
             options: of the role.
         """
         number = next(self._numbers)
@@ -56,6 +57,13 @@ class Stage:
         }
         return self._zygote.spawn(role, part=part, **options)
 
+    def stop(self, pid: int) -> None:
+        """Stop a process, at a moment when none of its threads holds the lock of the database."""
+        with closing(connect(self.path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._zygote.signal(pid, signal.SIGSTOP)
+            self._zygote.wait("stopped", pid)
+
     def enqueue(self, calls: Sequence[Call[Any]]) -> list[bytes]:
         """Enqueue these. Returns the ids."""
 
@@ -63,7 +71,8 @@ class Stage:
             async with TaskQueue(SQLiteBackend(self.path)) as queue:
                 return [handle.id.bytes for handle in await queue.enqueue_many(calls)]
 
-        return anyio.run(main)
+        with allowed():
+            return anyio.run(main)
 
     def task(self, id: bytes) -> TaskRow:
         """A task as it is now."""
@@ -72,7 +81,8 @@ class Stage:
             async with SQLiteBackend(self.path) as backend:
                 return await backend.get(id)
 
-        found = anyio.run(main)
+        with allowed():
+            found = anyio.run(main)
         assert found is not None
         return found
 

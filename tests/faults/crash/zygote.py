@@ -173,6 +173,36 @@ def say(what: Any) -> None:
     _report("said", os.getpid(), what)
 
 
+def wait_at(barrier: str) -> None:
+    """Block this thread until who gives the orders lets it pass a `Barrier`. For children."""
+    with open(barrier, "rb", buffering=0) as gate:
+        say("waits")  # not before: what is in a pipe that nobody has open is lost
+        gate.read(1)
+
+
+class Barrier:
+    """A pipe at which children wait, each for one byte.
+
+    Args:
+        path: of the pipe, which is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+        self._gate = os.open(path, os.O_RDWR)  # nobody is to find a pipe without a writer
+
+    def __enter__(self) -> Barrier:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self._gate)
+
+    def open(self, number: int) -> None:
+        """Let so many pass."""
+        os.write(self._gate, b"." * number)
+
+
 def _report(kind: str, pid: int, detail: Any) -> None:
     # One write of less than PIPE_BUF: lines of several processes do not mix.
     os.write(1, json.dumps([kind, pid, detail]).encode() + b"\n")
