@@ -35,21 +35,21 @@ async def serve(shift: Shift) -> None:
     try:
         while not shift.is_stopping():
             await _serve_group(shift)
-        await _leave(shift)
+        await _leave(shift, heartbeat)
     except get_cancelled_exc_class():
         # Only native cancellation walks through the shield: `asyncio.run` ends so.
         shift.stop.request(Cause.HOST_CANCELLED, 0.0)
-        await _leave(shift)
+        await _leave(shift, heartbeat)
         raise
     finally:
-        if heartbeat is not None:
-            await to_thread.run_sync(heartbeat.stop, limiter=shift.threads)
+        await _end_beats(shift, heartbeat)
 
 
-async def _leave(shift: Shift) -> None:
+async def _leave(shift: Shift, heartbeat: Heartbeat | None) -> None:
     """Settle what is left, and end the lease. What cannot be settled goes back when it lapses."""
     await _settle_rest(shift)
     while not shift.held:
+        await _end_beats(shift, heartbeat)  # a later one would take the lease for lost
         try:
             await shift.backend.dismiss(shift.worker)
         except StoreUnavailable as error:
@@ -136,6 +136,11 @@ def _start_heartbeat(shift: Shift) -> Heartbeat | None:
     heartbeat = Heartbeat(heart, shift.options.lease / 3, lambda: shift.loop.call(shift.lose_lease))
     heartbeat.start()
     return heartbeat
+
+
+async def _end_beats(shift: Shift, heartbeat: Heartbeat | None) -> None:
+    if heartbeat is not None:
+        await to_thread.run_sync(heartbeat.stop, limiter=shift.threads)
 
 
 def _first_store_error(errors: BaseExceptionGroup[BaseException]) -> StoreError | None:

@@ -236,3 +236,19 @@ async def until_gone(handle: object) -> None:
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOption):
         Worker(**{"backend": SQLiteBackend(":memory:"), **options})  # type: ignore[arg-type]
+
+
+async def test_a_worker_that_ends_its_lease_has_not_lost_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = SQLiteBackend(tmp_path / "tasks.db")
+    dismiss = backend.dismiss
+
+    async def slowly(worker: int) -> None:
+        await dismiss(worker)
+        await anyio.sleep(0.2)  # of beats, were there any
+
+    backend.dismiss = slowly  # type: ignore[method-assign]
+    async with worker(backend, lease=0.1):
+        pass
+    assert "lease lost" not in caplog.text
