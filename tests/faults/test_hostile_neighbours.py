@@ -12,7 +12,7 @@ import pytest
 
 from sitq import MsgpackSerializer, Registry, Retry, SQLiteBackend, State, TaskQueue, Worker
 from sitq.backends.base import Wanted
-from sitq.errors import NotSerializable, TaskFailed, WrongState
+from sitq.errors import NotSerializable, StoreFull, TaskFailed, WrongState
 
 pytestmark = pytest.mark.anyio
 registry = Registry()
@@ -185,3 +185,15 @@ async def test_workers_are_listed_whatever_their_rows_hold(
             )
         assert [one.host for one in await queue.workers()] == ["x", "?"]
         assert len(await queue.find()) == 0
+
+
+async def test_the_last_number_of_all(path: Path, backend: SQLiteBackend) -> None:
+    async with TaskQueue(backend) as queue, worker(backend):
+        before = await queue.enqueue(echo, 1)
+        await before.result(30)
+        write(path, "UPDATE sitq_task SET seq = 9223372036854775807")
+        write(path, "INSERT INTO sqlite_sequence VALUES ('sitq_task', 9223372036854775807)")
+        for call in (echo, echo.using(key="k")):
+            with pytest.raises(StoreFull, match="sqlite_sequence"):
+                await queue.enqueue(call, 2)
+        assert await before.result(30) == 1

@@ -59,6 +59,10 @@ SELECT seq, {its_id} FROM sitq_task WHERE key = ? AND key IS NOT NULL AND state 
 -- name: seq_of
 SELECT seq FROM sitq_task WHERE id = ?
 
+-- name: is_last_number
+SELECT 1 FROM sqlite_sequence WHERE name = 'sitq_task' AND seq >= 9223372036854775807
+UNION ALL SELECT 1 FROM sitq_task WHERE seq = 9223372036854775807
+
 -- name: put_big
 INSERT INTO sitq_big (seq, part, body) VALUES (?, ?, ?)
 ON CONFLICT (seq, part) DO UPDATE SET body = excluded.body

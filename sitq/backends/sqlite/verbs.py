@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError
+from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError, OperationalError
 from typing import Any
 
 from sitq.backends.base import Filter, Wanted
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
 from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, number_ends
-from sitq.errors import KeyTaken, WrongState
+from sitq.errors import KeyTaken, StoreFull, WrongState
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, Reservation, State, TaskRow
 
@@ -29,6 +29,16 @@ COLUMNS = 12
 
 def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
     """Store the tasks. Returns for each the id of the task that stands for it."""
+    try:
+        ids = _insert_rows(connection, tasks)
+    except OperationalError:
+        _check_numbers(connection)
+        raise
+    _put_big_arguments(connection, tasks)
+    return ids
+
+
+def _insert_rows(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
     ids = [task.id for task in tasks]
     start = 0
     for is_plain, group in groupby(tasks, lambda task: task.key is None):
@@ -38,8 +48,16 @@ def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
         else:
             ids[start : start + len(run)] = [_insert_keyed(connection, task) for task in run]
         start += len(run)
-    _put_big_arguments(connection, tasks)
     return ids
+
+
+def _check_numbers(connection: Connection) -> None:
+    """SQLite takes a number that cannot be followed by another for a full disk."""
+    if connection.execute(SQL["is_last_number"]).fetchone() is not None:
+        raise StoreFull(
+            "a row in the database has the last number of all, which sitq did not give: delete "
+            "it, and the entry of sitq_task in sqlite_sequence"
+        )
 
 
 def _new_row(task: NewTask) -> tuple[Any, ...]:
