@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Generator
@@ -142,8 +143,14 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 @both_natures
 async def test_opening_a_locked_store_is_cancelled(
-    template: Template, quick_folder: Path, kind: str, begun: threading.Event
+    template: Template,
+    quick_folder: Path,
+    kind: str,
+    begun: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """It is not waited for until the lock is free."""
+    monkeypatch.setattr("sitq.backends.sqlite.driver.CLOSE_LIMIT", math.inf)
     async with template.stage(quick_folder) as stage:
         backend = SQLiteBackend(stage.backend._database.path, synchronous="NORMAL")
         attempt = Attempt(kind, backend.open)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Callable, Coroutine
 from itertools import count
 from pathlib import Path
@@ -12,10 +14,20 @@ import anyio
 import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
+from sitq.backends.sqlite.connect import Database
 from sitq.errors import NotOpen
 
 from ..worker import functions as f
-from .checkpoints import Attempt, every_way, most_ways, nothing_leaked, until
+from .checkpoints import (
+    PATIENCE,
+    Attempt,
+    both_natures,
+    every_way,
+    most_ways,
+    nothing_leaked,
+    until,
+)
+from .stage import held, is_posted
 
 pytestmark = pytest.mark.anyio
 
@@ -135,6 +147,38 @@ async def test_one_of_three_openers(name: str, quick_folder: Path, kind: str, wh
     assert at > 1
 
 
+@both_natures
+async def test_a_cancelled_opening_ends_before_the_next_begins(
+    quick_folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it remembers of the file, and the log that it takes away, are not those of the next."""
+    gate, order = threading.Event(), list[str]()
+    create = Database.create
+
+    def slowly(database: Database) -> sqlite3.Connection:
+        order.append("begins")
+        gate.wait(PATIENCE)
+        connection = create(database)
+        order.append("ends")
+        return connection
+
+    monkeypatch.setattr(Database, "create", slowly)
+    backend = make("file", quick_folder)
+    leaving, staying = Attempt(kind, backend.open), Attempt("scope", backend.open)
+    async with nothing_leaked():
+        async with anyio.create_task_group() as group:
+            group.start_soon(leaving.run)
+            await until(lambda: order == ["begins"])
+            group.start_soon(staying.run)
+            leaving.cancel()
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+        assert leaving.cancelled
+        assert staying.error is None
+        assert order == ["begins", "ends"] * 2
+        await backend.close()
+
+
 @everywhere
 async def test_closed_while_it_opens(name: str, quick_folder: Path) -> None:
     for at in count(1):
@@ -154,17 +198,26 @@ async def test_closed_while_it_opens(name: str, quick_folder: Path) -> None:
 
 
 async def close_beside_others(backend: SQLiteBackend, kind: str, at: int) -> Attempt:
-    """Somebody waits for a result and somebody's call waits to be stored when it is closed."""
-    waiting = Attempt("scope", (await TaskQueue(backend).enqueue(f.echo, 1)).result)
-    storing = Attempt("scope", lambda: TaskQueue(backend).enqueue(f.echo, 2))
+    """Somebody waits for a result, and two wait to be stored, when it is closed."""
+    queue = TaskQueue(backend)
+    waiting = Attempt("scope", (await queue.enqueue(f.echo, 1)).result)
+    storing = [Attempt("scope", lambda: queue.enqueue(f.echo, 2)) for _ in range(2)]
+    attempt = Attempt(kind, backend.close, at)
+    opened = backend._opened
+    assert opened is not None
     async with anyio.create_task_group() as group:
         group.start_soon(waiting.run)
         await until(lambda: waiting.passed == 2)
-        group.start_soon(storing.run)
-        await until(lambda: storing.passed == 1)
-        attempt = await Attempt(kind, backend.close, at).run()
+        with held(opened.writer):
+            group.start_soon(storing[0].run)
+            await until(lambda: is_posted(opened))
+            group.start_soon(storing[1].run)
+            await until(lambda: storing[1].passed == 1)
+            group.start_soon(attempt.run)
+            await until(lambda: attempt.ended or attempt.passed > 0)
+        await until(lambda: attempt.ended)
         if at == 0 and attempt.cancelled:
             await backend.close()
     assert isinstance(waiting.error, NotOpen)
-    assert storing.error is None
+    assert not [each for each in storing if each.error is not None]
     return attempt

@@ -124,6 +124,8 @@ class Database:
     def __init__(self, path: str, synchronous: str, busy_limit: float) -> None:
         self.path = path
         self.in_memory: bool = path == ":memory:"
+        self.is_wanted: bool = True
+        """No, if it was given up while it was being opened: then no lock is waited for."""
         self._synchronous = synchronous
         self._busy_limit = busy_limit
         self._identity: dict[str, tuple[int, int]] = {}
@@ -273,7 +275,8 @@ class Database:
                 return attempt()
             except sqlite3.OperationalError as error:
                 waited = time.monotonic() - started
-                if _code(error) not in _BUSY or waited >= self._busy_limit:
+                is_over = waited >= self._busy_limit or not self.is_wanted
+                if _code(error) not in _BUSY or is_over:
                     raise
                 time.sleep(pause(waited))
 

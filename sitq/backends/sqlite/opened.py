@@ -44,6 +44,7 @@ class Opened:
     @classmethod
     async def create(cls, database: Database, loop: Loop) -> Opened:
         opened = cls(database, loop)
+        database.is_wanted = True
         try:
             await opened.writer.open(database.create, database.renewed)
             if not database.in_memory:
@@ -51,7 +52,8 @@ class Opened:
                 await opened.reader.run(lambda c: database.read(c, warn_if_shared))
                 opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
         except BaseException:
-            opened.abandon()  # not `close`: the thread can be busy with a locked file for long
+            database.is_wanted = False
+            await opened.close()
             raise
         return opened
 
