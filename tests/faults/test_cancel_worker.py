@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from .checkpoints import (
     nothing_leaked,
     until,
 )
-from .stage import held, is_posted
 
 pytestmark = pytest.mark.anyio
 
@@ -127,10 +125,9 @@ async def test_cancelled_at_every_step(quick_folder: Path, use: Use, first: int,
             attempt = Attempt(kind, partial(use, shop))
             with Steps(at, lambda: attempt.cancel()).counted() as steps:  # noqa: B023
                 await attempt.run()
-            await shop.worker.stop()  # again, where this was what was cancelled
-            assert attempt.error is None
-            shop.check()
-            await shop.still_works()
+        assert attempt.error is None
+        shop.check()
+        await shop.still_works()
         if not steps.hit:
             break
     assert at > 30
@@ -164,8 +161,8 @@ async def test_start_is_cancelled(quick_folder: Path, kind: str) -> None:
             attempt = await Attempt(kind, shop.worker.start, at).run()
             if not attempt.cancelled:
                 await shop.results()
-            await shop.worker.stop()
-            shop.check()
+                await shop.worker.stop()
+        shop.check()
         if not attempt.hit:
             break
     assert at > 1
@@ -228,45 +225,3 @@ def test_the_event_loop_ends_under_a_worker(quick_folder: Path, anyio_backend: s
         if not hit:
             break
     assert at > 10
-
-
-@pytest.fixture
-def breaks(monkeypatch: pytest.MonkeyPatch) -> anyio.Event:
-    """When it is set, the first task group of a worker breaks."""
-    event = anyio.Event()
-    broken: list[bool] = []
-
-    async def duty(_: object) -> None:
-        await event.wait()
-        if not broken:
-            broken.append(True)
-            raise ArithmeticError("a duty is broken")
-        await anyio.sleep_forever()
-
-    monkeypatch.setattr(import_module("sitq.worker.serve"), "watch_cancels", duty)
-    return event
-
-
-async def test_what_is_reserved_while_the_task_group_breaks_is_run(
-    quick_folder: Path, breaks: anyio.Event
-) -> None:
-    backend = SQLiteBackend(quick_folder / f"{uuid4()}.db", synchronous="NORMAL")
-    queue = TaskQueue(backend)
-    worker = Worker(backend, registry=f.registry, poll_interval=60, grace=0)
-    async with nothing_leaked(), worker, anyio.create_task_group() as group:
-        await queue.enqueue(f.sleep, 300)
-        await until(lambda: f.noted == ["started"])
-        opened = backend._opened
-        assert opened is not None
-        await until(lambda: opened.work._event is not None and not opened.commit._busy)
-        storing = Attempt("scope", partial(queue.enqueue, f.echo, 2))
-        with ExitStack() as later:
-            with held(opened.writer):
-                group.start_soon(storing.run)
-                await until(partial(is_posted, opened))
-                later.enter_context(held(opened.writer))  # behind the insert
-            await until(lambda: storing.ended)
-            await until(partial(is_posted, opened))  # the reserve that it woke
-            breaks.set()
-            await anyio.wait_all_tasks_blocked()
-        assert await storing.answer.result(10) == 2
