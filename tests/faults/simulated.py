@@ -62,36 +62,44 @@ class Journal:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lines: list[str] = []
-        self.held: dict[int, tuple[Line, Reservation]] = {}
+        self.fences: dict[int, int] = {}
+        self.held: dict[tuple[int, int], tuple[Line, Reservation]] = {}
         self.ends: dict[int, int] = {}
+        self.broken: list[str] = []
 
     def note(self, *what: object) -> None:
         self.lines.append(" ".join(map(str, (f"{trio.current_time():.6f}", *what))))
 
+    def demand(self, holds: bool, broken: str) -> None:
+        """Remember a broken promise: a worker would outlast an error that was raised in it."""
+        if not holds:
+            self.note(broken)
+            self.broken.append(broken)
+
     def reserved(self, line: Line, tasks: Sequence[Reservation]) -> None:
         for task in tasks:
             self.note(line, "reserved", task.seq, task.fence)
-            if task.seq in self.held:
-                assert task.fence > self.held[task.seq][1].fence, "the fence did not grow"
-            assert task.run_at <= self.clock.time(), "a delayed task came early"
-            self.held[task.seq] = line, task
+            self.demand(task.fence > self.fences.get(task.seq, 0), "the fence did not grow")
+            self.demand(task.run_at <= self.clock.time(), "a delayed task came early")
+            self.fences[task.seq] = task.fence
+            self.held[task.seq, task.fence] = line, task
 
     def settled(self, line: Line, changes: Sequence[Change], seqs: set[int]) -> None:
         for change in changes:
             done = change.seq in seqs
             self.note(line, "settles", change.seq, change.fence, change.state, done)
             if done:
-                assert change.fence == self.held[change.seq][1].fence, "a stale fence did it"
+                self.demand(change.fence == self.fences[change.seq], "a stale fence did it")
                 self.ended(change)
 
     def recovered(self, line: Line, found: Recovered) -> None:
         for change in found.crashed:
             self.note(line, "takes", change.seq, change.state)
-            holder, task = self.held[change.seq]
-            assert holder.was_cut, "a living worker was taken for dead"
-            assert change.attempts == task.attempts, "a crash was counted as an attempt"
+            holder, task = self.held[change.seq, change.fence]
+            self.demand(holder.was_cut, "a living worker was taken for dead")
+            self.demand(change.attempts == task.attempts, "a crash was counted as an attempt")
             if change.state is State.PENDING:
-                assert change.crashes == task.crashes + 1, "a crash was not counted"
+                self.demand(change.crashes == task.crashes + 1, "a crash was not counted")
         for change in (*found.crashed, *found.settled):
             self.ended(change)
 

@@ -78,7 +78,7 @@ def _begins(number: int) -> World:
     world = worlds[-1]
     task = current_task()
     world.journal.note("run", number, task.name, task.attempt)
-    assert task.attempt <= ATTEMPTS
+    world.journal.demand(task.attempt <= ATTEMPTS, "an attempt too many")
     return world
 
 
@@ -288,6 +288,7 @@ async def _tasks(world: World) -> list[Task]:
 
 
 async def _check(world: World) -> None:
+    assert world.journal.broken == []
     tasks = {task.id: task for task in await _tasks(world)}
     acknowledged = {one.handle.id for one in world.kept.values()}
     assert acknowledged <= set(tasks), "an acknowledged task was lost"
