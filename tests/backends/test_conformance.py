@@ -169,6 +169,20 @@ async def test_settle_is_guarded(backend, new, record):
     assert (await backend.get(task.id)).state is State.SUCCEEDED
 
 
+async def test_a_stale_change_beside_a_good_one_of_the_same_task(backend, new, record):
+    worker = await backend.hire(record)
+    task = new()
+    await backend.insert([task])
+    (first,) = await take(backend, worker)
+    await backend.settle(worker, [decide(backend, first, OutcomeKind.RELEASED)])
+    (second,) = await take(backend, worker)
+    stale = decide(backend, first, OutcomeKind.FAILED, Retry(attempts=1), error=BIG)
+    good = decide(backend, second, value=BIG[::-1])
+    assert await backend.settle(worker, [good, stale]) == {second.seq}
+    row = await backend.get(task.id)
+    assert (row.state, row.value, row.error) == (State.SUCCEEDED, BIG[::-1], None)
+
+
 async def test_big_bodies(backend, new, record):
     worker = await backend.hire(record)
     task = new(arguments=BIG)

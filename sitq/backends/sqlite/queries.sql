@@ -136,7 +136,7 @@ UPDATE OR IGNORE sitq_task SET
 FROM v
 WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker IS ?
     AND sitq_task.state = ? AND (v.state >= 2 OR sitq_task.cancel <> 1)
-RETURNING sitq_task.seq
+RETURNING sitq_task.seq, sitq_task.fence
 
 -- name: was_ignored
 -- Whether `settle` would have changed this row, were it sound.

@@ -184,16 +184,16 @@ def settle(
     sql = _with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
     values += [None] * (COLUMNS * (_padded_size(len(changes)) - len(changes)))
     done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
-    settled = {row[0] for row in done}
-    _put_big_ends(connection, changes, settled)
-    if len(settled) < len(changes):
+    made = set(done)  # a batch may hold an old run of a task beside its present one
+    _put_big_ends(connection, [change for change in changes if change[:2] in made])
+    if len(made) < len(changes):
         ignored = [
             change.seq
             for change in changes
-            if change.seq not in settled and _was_ignored(connection, worker, change, state)
+            if change[:2] not in made and _was_ignored(connection, worker, change, state)
         ]
         condemn(connection, ignored, now)
-    return settled
+    return {seq for seq, _ in made}
 
 
 def _was_ignored(connection: Connection, worker: int | None, change: Change, state: State) -> bool:
@@ -224,12 +224,12 @@ def _keeps_error(change: Change) -> bool:
     return change.error is None and change.state is State.PENDING
 
 
-def _put_big_ends(connection: Connection, changes: Sequence[Change], settled: set[int]) -> None:
+def _put_big_ends(connection: Connection, changes: Sequence[Change]) -> None:
     for change in changes:
-        if change.attempts and not _keeps_error(change) and change.seq in settled:
+        if change.attempts and not _keeps_error(change):
             connection.execute(SQL["drop_big"], (change.seq, ERROR))
         for part, body in ((VALUE, change.value), (ERROR, change.error)):
-            if body is not None and len(body) > INLINE and change.seq in settled:
+            if body is not None and len(body) > INLINE:
                 connection.execute(SQL["put_big"], (change.seq, part, body))
 
 
