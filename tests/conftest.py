@@ -7,6 +7,19 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# `--hypothesis-profile=long` is for hours; what it finds is printed with a line that replays it.
+settings.register_profile("default", settings(), print_blob=True)
+settings.register_profile(
+    "long",
+    max_examples=50_000,
+    stateful_step_count=100,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("default")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

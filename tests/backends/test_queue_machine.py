@@ -1,8 +1,10 @@
-"""The random machine over our own stores: in memory on asyncio, in a file on trio."""
+"""The random machine over our own stores: in memory and in a file, on asyncio and on trio."""
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,25 +13,44 @@ from sitq import SQLiteBackend
 from sitq.backends.base import Backend
 from sitq.testing import ManualClock, QueueMachine
 
-SETTINGS = settings(max_examples=25, stateful_step_count=30, deadline=None)
-
 
 class FileMachine(QueueMachine):
-    """Over a file, on trio."""
-
-    loop = "trio"
+    """Over a file that two backends have open, as two processes would."""
 
     def make_backend(self, clock: ManualClock) -> Backend:
         self._folder = tempfile.TemporaryDirectory()
-        path = Path(self._folder.name) / "tasks.db"
-        return SQLiteBackend(path, synchronous="NORMAL", clock=clock)
+        self._path = Path(self._folder.name) / "tasks.db"
+        return SQLiteBackend(self._path, synchronous="NORMAL", clock=clock)
 
-    def teardown(self) -> None:
-        super().teardown()
+    def make_peer(self, clock: ManualClock) -> Backend:
+        return SQLiteBackend(self._path, synchronous="NORMAL", clock=clock)
+
+    def check_closed(self) -> None:
+        with closing(sqlite3.connect(self._path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            orphans = "SELECT count(*) FROM sitq_big WHERE seq NOT IN (SELECT seq FROM sitq_task)"
+            assert connection.execute(orphans).fetchone() == (0,)
         self._folder.cleanup()
 
 
+class TrioMachine(QueueMachine):
+    loop = "trio"
+
+
+class TrioFileMachine(FileMachine):
+    loop = "trio"
+
+
+PROFILE = settings()
+# The usual 100 examples would take half a minute; files take longer than memory.
+QUICK = settings(max_examples=PROFILE.max_examples // 6, deadline=None)
+SLOW = settings(max_examples=PROFILE.max_examples // 12, deadline=None)
+
 TestMemory = QueueMachine.TestCase
-TestMemory.settings = SETTINGS
+TestMemory.settings = QUICK
+TestMemoryOnTrio = TrioMachine.TestCase
+TestMemoryOnTrio.settings = QUICK
 TestFile = FileMachine.TestCase
-TestFile.settings = SETTINGS
+TestFile.settings = SLOW
+TestFileOnTrio = TrioFileMachine.TestCase
+TestFileOnTrio.settings = SLOW
