@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -80,6 +81,16 @@ async def _take_from(worker: int, path: Path) -> None:
         await backend.dismiss(other)
 
 
+class SeesBeats(SQLiteBackend):
+    """Notes, when a worker ends its lease, whether somebody still renews it."""
+
+    beating: bool | None = None
+
+    async def dismiss(self, worker: int) -> None:
+        self.beating = any(thread.name == "sitq-heartbeat" for thread in threading.enumerate())
+        await super().dismiss(worker)
+
+
 @pytest.fixture(autouse=True)
 def _clean() -> None:
     runs.clear()
@@ -113,3 +124,10 @@ async def test_what_arrives_after_the_lease_was_lost_is_not_run(
     assert runs == ["began"], "it ran without a lease too"
     assert task is not None
     assert (task.attempts, task.crashes) == (0, 0)  # a success forgets the crash
+
+
+async def test_nobody_renews_a_lease_that_its_worker_ends(tmp_path: Path) -> None:
+    # Such a beat finds that the lease is gone, and would report it lost.
+    async with SeesBeats(tmp_path / "tasks.db") as backend, Worker(backend, registry=registry):
+        pass
+    assert backend.beating is False
