@@ -13,6 +13,7 @@ from sitq import Retry, lifecycle
 from sitq.backends.base import Wanted
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.settling import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, WorkerRecord
 from sitq.queue import new_id
 
@@ -66,7 +67,7 @@ class Story:
         outcome = Outcome(OutcomeKind.SUCCEEDED, value=b"")
         change = lifecycle.settle(self.task, Retry(), outcome, 0.0, random.Random(0))
         assert change is not None
-        verbs.settle(self.store, ALIVE, [change], time.time())
+        settle(self.store, ALIVE, [change], time.time())
 
     def dismiss(self, worker: int) -> None:
         self.store.execute(verbs.SQL["dismiss"], (worker,))

@@ -32,10 +32,11 @@ registry = Registry()
 class Traced(sqlite3.Connection):
     """Notes each statement, and what SQLite refuses because a snapshot is too old."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, database: str, *args: Any, **options: Any) -> None:
+        super().__init__(database, *args, **options)
         self._begun = ""
-        self.set_trace_callback(self._check)
+        if database == path:
+            self.set_trace_callback(self._check)
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
         try:

@@ -13,7 +13,7 @@ import anyio
 from sitq.backends.base import ANY_SIZE, Filter, Heart, Pruned, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
-from sitq.backends.sqlite import recovery, verbs
+from sitq.backends.sqlite import recovery, settling, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.backends.sqlite.version import warn_if_shared
@@ -196,7 +196,7 @@ class SQLiteBackend:
 
         settled = await opened.commit.submit(
             Operation(
-                lambda connection: verbs.settle(connection, worker, changes, now),
+                lambda connection: settling.settle(connection, worker, changes, now),
                 rows=len(changes),
                 size=sum(len(change.value or change.error or b"") for change in changes),
                 deliver=settled_now,

@@ -16,7 +16,7 @@ from operator import attrgetter, call
 from sqlite3 import Connection
 from typing import Any, NamedTuple, cast
 
-from sitq.backends.sqlite.queries import SQL, STATES, number_ends
+from sitq.backends.sqlite.queries import ERROR, SQL, STATES, number_ends
 from sitq.errors import TaskDamaged
 from sitq.failure import describe, pack_error, unpack_error
 from sitq.model import Change, Reservation, State, TaskRow
@@ -30,8 +30,6 @@ LATEST = 253_402_300_799.0
 """The last second that a datetime has."""
 MOST = 2**62
 """More than anything can be counted to."""
-ERROR = 2
-"""The part of an error among the bodies that stand aside."""
 
 
 class _Field(NamedTuple):

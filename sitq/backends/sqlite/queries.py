@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from sqlite3 import Connection
 
 from sitq.backends.sql import load_queries
 from sitq.errors import StoreUnusable
 from sitq.model import State
 
-__all__ = ["NUMBERS", "SQL", "STATES", "number_ends"]
+__all__ = [
+    "ARGUMENTS",
+    "ERROR",
+    "INLINE",
+    "NUMBERS",
+    "SQL",
+    "STATES",
+    "VALUE",
+    "number_ends",
+    "padded",
+    "padded_size",
+    "with_values",
+]
 
 SQL: Mapping[str, str] = load_queries("sitq.backends.sqlite")
 
@@ -21,6 +34,10 @@ STATES: tuple[State, ...] = (
     State.CANCELLED,
 )
 NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
+INLINE = 1024
+"""Bytes up to which a body stands in the row of its task."""
+ARGUMENTS, VALUE, ERROR = 0, 1, 2
+"""The parts of a task whose bodies can stand aside."""
 
 
 def number_ends(connection: Connection, ends: int) -> int:
@@ -33,3 +50,25 @@ def number_ends(connection: Connection, ends: int) -> int:
     if row is None or type(row[0]) is not int:
         raise StoreUnusable("the table sitq_meta has lost its counter of ended tasks; restore it")
     return row[0] - ends
+
+
+def padded_size(count: int) -> int:
+    """The count, rounded up by an eighth at the most: few texts serve all sizes."""
+    step = 1 << max(0, count.bit_length() - 4)
+    return -(-count // step) * step
+
+
+def padded(seqs: Sequence[int]) -> list[int | None]:
+    """The numbers, and as many empty places as the text has beside them."""
+    return [*seqs, *[None] * (padded_size(len(seqs)) - len(seqs))]
+
+
+def with_values(name: str, item: str, count: int) -> str:
+    """A query with places for so many values, and for some more."""
+    return _sized(name, item, padded_size(count))
+
+
+@lru_cache(maxsize=256)
+def _sized(name: str, item: str, size: int) -> str:
+    """One text for each padded size, so that SQLite's cache of statements serves most calls."""
+    return SQL[name].replace("{values}", ", ".join([item] * size))

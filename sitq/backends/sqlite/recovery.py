@@ -18,7 +18,7 @@ from typing import Any
 from sitq.backends.base import Recovered, Sweep
 from sitq.backends.sqlite.damage import condemn, is_sound, mended
 from sitq.backends.sqlite.queries import SQL
-from sitq.backends.sqlite.verbs import settle
+from sitq.backends.sqlite.settling import settle
 from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 

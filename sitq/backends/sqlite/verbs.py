@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import groupby
 from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError, OperationalError
 from typing import Any
 
 from sitq.backends.base import Filter, Wanted
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
-from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, number_ends
+from sitq.backends.sqlite.queries import (
+    ARGUMENTS,
+    ERROR,
+    INLINE,
+    NUMBERS,
+    SQL,
+    STATES,
+    VALUE,
+    number_ends,
+    padded,
+    with_values,
+)
 from sitq.errors import KeyTaken, StoreFull, WrongState
-from sitq.lifecycle import TERMINAL
 from sitq.model import Change, NewTask, Reservation, State, TaskRow
 
-INLINE = 1024
-"""Bytes up to which a body stands in the row of its task."""
-ARGUMENTS, VALUE, ERROR = 0, 1, 2
 MOST_ENDS = 5_000
 """Ended tasks that one look for prunable ones takes in."""
 MAX_YOUNG = 100
 """Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
-COLUMNS = 12
-"""Values of one change in the query `settle`."""
 
 
 def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
@@ -118,8 +122,8 @@ def reserve(
     chosen = _ready(connection, wanted, now)
     if not chosen:
         return [], []
-    sql = _with_values("reserve", "?", len(chosen))
-    rows = connection.execute(sql, (worker, now, *_padded(chosen), wanted.largest)).fetchall()
+    sql = with_values("reserve", "?", len(chosen))
+    rows = connection.execute(sql, (worker, now, *padded(chosen), wanted.largest)).fetchall()
     given = {task.seq: task for task in map(Reservation._make, rows) if is_sound(task)}
     others = [seq for seq in chosen if seq not in given]
     if others and connection.execute(SQL["has_lease"], (worker,)).fetchone() is None:
@@ -161,76 +165,6 @@ def _pairs(connection: Connection, wanted: Wanted) -> list[tuple[str, int]]:
     if wanted.queues is None:
         return pairs
     return [pair for pair in pairs if pair[0] in wanted.queues]
-
-
-def settle(
-    connection: Connection,
-    worker: int | None,
-    changes: Sequence[Change],
-    now: float,
-    state: State = State.RUNNING,
-) -> set[int]:
-    """Apply changes to tasks of this worker (None: of nobody) that are in ``state``.
-
-    Returns the ``seq`` of those that were changed.
-    """
-    ends = sum(change.state in TERMINAL for change in changes)
-    counter = number_ends(connection, ends)
-    values: list[Any] = []
-    for change in changes:
-        ended = change.state in TERMINAL
-        counter += ended
-        values += _changed_row(change, counter if ended else None)
-    sql = _with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
-    values += [None] * (COLUMNS * (_padded_size(len(changes)) - len(changes)))
-    done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
-    made = set(done)  # a batch may hold an old run of a task beside its present one
-    _put_big_ends(connection, [change for change in changes if change[:2] in made])
-    if len(made) < len(changes):
-        ignored = [
-            change.seq
-            for change in changes
-            if change[:2] not in made and _was_ignored(connection, worker, change, state)
-        ]
-        condemn(connection, ignored, now)
-    return {seq for seq, _ in made}
-
-
-def _was_ignored(connection: Connection, worker: int | None, change: Change, state: State) -> bool:
-    what = (change.seq, change.fence, worker, NUMBERS[state], NUMBERS[change.state])
-    return connection.execute(SQL["was_ignored"], what).fetchone() is not None
-
-
-def _changed_row(change: Change, number: int | None) -> tuple[Any, ...]:
-    value, error = change.value, change.error
-    return (
-        change.seq,
-        change.fence,
-        NUMBERS[change.state],
-        change.run_at,
-        change.attempts,
-        change.crashes,
-        change.epoch,
-        change.unknown_since,
-        value if value is None or len(value) <= INLINE else None,
-        error if error is None or len(error) <= INLINE else None,
-        number,
-        _keeps_error(change),
-    )
-
-
-def _keeps_error(change: Change) -> bool:
-    """A task that goes back without having failed again keeps its last error."""
-    return change.error is None and change.state is State.PENDING
-
-
-def _put_big_ends(connection: Connection, changes: Sequence[Change]) -> None:
-    for change in changes:
-        if change.attempts and not _keeps_error(change):
-            connection.execute(SQL["drop_big"], (change.seq, ERROR))
-        for part, body in ((VALUE, change.value), (ERROR, change.error)):
-            if body is not None and len(body) > INLINE:
-                connection.execute(SQL["put_big"], (change.seq, part, body))
 
 
 def _state(number: Any) -> State | None:
@@ -339,23 +273,3 @@ def prune(connection: Connection, ends: Sequence[tuple[int, Any]]) -> int:
 def _filter(wanted: Filter) -> tuple[Any, ...]:
     state = None if wanted.state is None else NUMBERS[wanted.state]
     return state, wanted.queue, wanted.name, wanted.key
-
-
-def _padded_size(count: int) -> int:
-    """The count, rounded up by an eighth at the most: few texts serve all sizes."""
-    step = 1 << max(0, count.bit_length() - 4)
-    return -(-count // step) * step
-
-
-def _padded(seqs: Sequence[int]) -> list[int | None]:
-    return [*seqs, *[None] * (_padded_size(len(seqs)) - len(seqs))]
-
-
-def _with_values(name: str, item: str, count: int) -> str:
-    return _sized(name, item, _padded_size(count))
-
-
-@lru_cache(maxsize=256)
-def _sized(name: str, item: str, size: int) -> str:
-    """One text for each padded size, so that SQLite's cache of statements serves most calls."""
-    return SQL[name].replace("{values}", ", ".join([item] * size))

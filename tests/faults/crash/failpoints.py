@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from sitq.backends.commit import GroupCommit
-from sitq.backends.sqlite import migrate, recovery, verbs
+from sitq.backends.sqlite import migrate, recovery, settling, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.worker.shift import Shift
 
@@ -27,8 +27,8 @@ from .zygote import say, wait_at
 IN_TRANSACTION: dict[str, tuple[ModuleType, str]] = {
     "inserting": (verbs, "insert"),
     "reserving": (verbs, "reserve"),
-    "settling": (verbs, "settle"),
-    "keeping": (verbs, "_put_big_ends"),
+    "settling": (settling, "settle"),
+    "keeping": (settling, "_put_big_ends"),
     "cancelling": (verbs, "cancel"),
     "reviving": (verbs, "revive"),
     "pruning": (verbs, "prune"),

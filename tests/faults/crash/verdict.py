@@ -29,6 +29,9 @@ Moments = Mapping[int, list[float]]
 Reserved = tuple[int, int]
 """The row and the fence of a reservation."""
 
+TICK = 0.002
+"""Seconds: the triggers of the journal tell the time in milliseconds, rounded."""
+
 
 @dataclass(slots=True)
 class Verdict:
@@ -227,7 +230,8 @@ def _recoveries(
 
 
 def _since(moments: Moments, worker: Service, until: float) -> bool:
-    return any(worker.at <= at <= until for at in moments.get(worker.pid, ()))
+    moments_of_it = moments.get(worker.pid, ())
+    return any(worker.at - TICK <= at <= until + TICK for at in moments_of_it)
 
 
 def _store(verdict: Verdict, connection: sqlite3.Connection, histories: Histories) -> Iterator[str]:

@@ -1,0 +1,147 @@
+"""Brings the ends of runs home: the changes of a whole batch, in as few statements as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from sqlite3 import Connection
+from typing import Any
+
+from sitq.backends.sqlite.damage import condemn
+from sitq.backends.sqlite.queries import (
+    ERROR,
+    INLINE,
+    NUMBERS,
+    SQL,
+    VALUE,
+    number_ends,
+    padded_size,
+    with_values,
+)
+from sitq.lifecycle import TERMINAL
+from sitq.model import Change, State
+
+__all__ = ["settle"]
+
+COLUMNS = 12
+"""Values of one change in the query `settle`."""
+
+
+def settle(
+    connection: Connection,
+    worker: int | None,
+    changes: Sequence[Change],
+    now: float,
+    state: State = State.RUNNING,
+) -> set[int]:
+    """Apply changes to tasks of this worker (None: of nobody) that are in ``state``.
+
+    Returns the ``seq`` of those that were changed.
+    """
+    if state is State.RUNNING:
+        plain = [change for change in changes if _is_plain_success(change)]
+        others = (
+            [change for change in changes if not _is_plain_success(change)] if plain else changes
+        )
+    else:
+        plain, others = [], changes
+    made = _succeed(connection, worker, plain, now) | _settle(
+        connection, worker, others, now, state
+    )
+    if len(made) < len(changes):
+        ignored = [
+            change.seq
+            for change in changes
+            if change[:2] not in made and _was_ignored(connection, worker, change, state)
+        ]
+        condemn(connection, ignored, now)
+    return {seq for seq, _ in made}
+
+
+def _is_plain_success(change: Change) -> bool:
+    """Whether nothing of it stands aside, and nothing of an earlier attempt can."""
+    value = change.value
+    return (
+        change.state is State.SUCCEEDED
+        and change.attempts == 0
+        and value is not None
+        and len(value) <= INLINE
+    )
+
+
+def _succeed(
+    connection: Connection, worker: int | None, changes: Sequence[Change], now: float
+) -> set[tuple[int, int]]:
+    """Returns ``seq`` and fence of those that were changed, as `_settle` does."""
+    if not changes:
+        return set()
+    count = len(changes)
+    first = number_ends(connection, count)
+    values: list[Any] = []
+    for number, change in enumerate(changes, first + 1):
+        values += (change.seq, change.fence, change.value, number)
+    values += [None] * (4 * (padded_size(count) - count))
+    connection.execute(with_values("succeed", "(?, ?, ?, ?)", count), (*values, now, worker))
+    if connection.execute(SQL["changes"]).fetchone()[0] == count:
+        return {change[:2] for change in changes}
+    return set(connection.execute(SQL["ends_between"], (first, first + count)))
+
+
+def _settle(
+    connection: Connection,
+    worker: int | None,
+    changes: Sequence[Change],
+    now: float,
+    state: State,
+) -> set[tuple[int, int]]:
+    if not changes:
+        return set()
+    ends = sum(change.state in TERMINAL for change in changes)
+    counter = number_ends(connection, ends)
+    values: list[Any] = []
+    for change in changes:
+        ended = change.state in TERMINAL
+        counter += ended
+        values += _changed_row(change, counter if ended else None)
+    sql = with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
+    values += [None] * (COLUMNS * (padded_size(len(changes)) - len(changes)))
+    done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
+    made = set(done)  # a batch may hold an old run of a task beside its present one
+    _put_big_ends(connection, [change for change in changes if change[:2] in made])
+    return made
+
+
+def _was_ignored(connection: Connection, worker: int | None, change: Change, state: State) -> bool:
+    what = (change.seq, change.fence, worker, NUMBERS[state], NUMBERS[change.state])
+    return connection.execute(SQL["was_ignored"], what).fetchone() is not None
+
+
+def _changed_row(change: Change, number: int | None) -> tuple[Any, ...]:
+    value, error = change.value, change.error
+    return (
+        change.seq,
+        change.fence,
+        NUMBERS[change.state],
+        change.run_at,
+        change.attempts,
+        change.crashes,
+        change.epoch,
+        change.unknown_since,
+        value if value is None or len(value) <= INLINE else None,
+        error if error is None or len(error) <= INLINE else None,
+        number,
+        _keeps_error(change),
+    )
+
+
+def _keeps_error(change: Change) -> bool:
+    """A task that goes back without having failed again keeps its last error."""
+    return change.error is None and change.state is State.PENDING
+
+
+def _put_big_ends(connection: Connection, changes: Sequence[Change]) -> None:
+    for change in changes:
+        if change.attempts and not _keeps_error(change):
+            connection.execute(SQL["drop_big"], (change.seq, ERROR))
+        for part, body in ((VALUE, change.value), (ERROR, change.error)):
+            if body is not None and len(body) > INLINE:
+                connection.execute(SQL["put_big"], (change.seq, part, body))
