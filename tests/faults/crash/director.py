@@ -16,7 +16,7 @@ from sitq.backends.sqlite.connect import Database
 
 from . import journal
 from .verdict import Moments
-from .zygote import Event, Zygote
+from .zygote import PATIENCE, Event, Zygote
 
 LONGEST_CYCLE = 0.2
 """Seconds of one cycle at the most."""
@@ -32,8 +32,6 @@ STALLS = 0.15
 """In how many of the cycles a worker is stopped, for up to two leases."""
 CREATES = 0.4
 """In how many of the cycles a database is created beside."""
-PATIENCE = 60.0
-"""Seconds for what has to end by itself."""
 
 POINTS: dict[str, dict[str, int]] = {
     # The failpoints of each role, and the longest countdown of each.
@@ -242,7 +240,7 @@ class Director:
         """Let a process play to its end. Returns its exit code."""
         pid = self._spawn(role, name, part, options)
         try:
-            return self._zygote.wait("dead", pid, timeout=PATIENCE).detail
+            return self._zygote.wait("dead", pid).detail
         except TimeoutError:
             self.violations.append(f"{role} {name} did not end; errors.txt says where it was")
             self._zygote.signal(pid, signal.SIGABRT)

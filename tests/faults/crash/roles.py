@@ -31,6 +31,8 @@ from .zygote import say, wait_at
 
 POLL = 0.5
 CRASH_LIMIT = 3
+BUSY_LIMIT = 100.0
+"""Seconds: on a machine that has much else to do, whoever holds the lock may not get his turn."""
 
 Role = Callable[..., Coroutine[Any, Any, None]]
 ROLES: dict[str, Callable[..., None]] = {}
@@ -79,6 +81,10 @@ def _role(main: Role) -> Role:
     return main
 
 
+def _backend(part: Part) -> SQLiteBackend:
+    return SQLiteBackend(part.path, busy_limit=BUSY_LIMIT)
+
+
 def _worker(part: Part, backend: SQLiteBackend, slots: int, lease: float) -> Worker:
     f.runs.append(part.journal("runs"))
     return Worker(
@@ -95,7 +101,7 @@ def _worker(part: Part, backend: SQLiteBackend, slots: int, lease: float) -> Wor
 @_role
 async def worker(part: Part, *, slots: int, lease: float, stop_after: float = math.inf) -> None:
     """Work until killed, or stop in good order after a time."""
-    async with _worker(part, SQLiteBackend(part.path), slots, lease):
+    async with _worker(part, _backend(part), slots, lease):
         say("working")
         await anyio.sleep(stop_after)
 
@@ -103,7 +109,7 @@ async def worker(part: Part, *, slots: int, lease: float, stop_after: float = ma
 @_role
 async def drainer(part: Part, *, slots: int, lease: float) -> None:
     """Work until nothing is left to do, and no other worker has a lease."""
-    backend = SQLiteBackend(part.path)
+    backend = _backend(part)
 
     async def is_drained() -> bool:
         counts = await backend.counts()
@@ -122,7 +128,7 @@ async def drainer(part: Part, *, slots: int, lease: float) -> None:
 @_role
 async def enqueuer(part: Part, *, generation: int, only_repeat: bool = False) -> None:
     """Enqueue what an earlier process of this slot got no answer for, then go on until killed."""
-    async with TaskQueue(SQLiteBackend(part.path)) as queue:
+    async with TaskQueue(_backend(part)) as queue:
         made = Enqueuer(queue, part.file("tries"), f"{part.slot}.{generation}")
         await made.repeat()
         if not only_repeat:
@@ -132,7 +138,7 @@ async def enqueuer(part: Part, *, generation: int, only_repeat: bool = False) ->
 @_role
 async def pruner(part: Part) -> None:
     """Delete ended tasks until killed."""
-    async with TaskQueue(SQLiteBackend(part.path)) as queue:
+    async with TaskQueue(_backend(part)) as queue:
         while True:
             await queue.purge(older_than=0.5)
             await anyio.sleep(0.05)
@@ -141,7 +147,7 @@ async def pruner(part: Part) -> None:
 @_role
 async def migrator(part: Part) -> None:
     """Open a database that may not be there yet, or not be ready."""
-    async with SQLiteBackend(part.path) as backend:
+    async with _backend(part) as backend:
         await backend.counts()
 
 
@@ -149,7 +155,7 @@ async def migrator(part: Part) -> None:
 async def reserver(part: Part, *, barrier: str) -> None:
     """Wait for the others at the barrier, then reserve in a race until nothing is left."""
     taken: list[Reservation] = []
-    async with SQLiteBackend(part.path) as backend:
+    async with _backend(part) as backend:
         me = await backend.hire(WorkerRecord("here", os.getpid(), None, 10, 60.0))
         await anyio.to_thread.run_sync(wait_at, barrier)
         before = -1

@@ -24,13 +24,12 @@ LEAVES: Mapping[str, frozenset[str]] = {
     "never began": frozenset({"cancelled", "released", "crashed"}),
 }
 
+TICK = 0.002
+"""Seconds by which two clocks may differ: SQLite's counts milliseconds."""
 Moments = Mapping[int, list[float]]
 """When something happened to processes of this id, one after the other."""
 Reserved = tuple[int, int]
 """The row and the fence of a reservation."""
-
-TICK = 0.002
-"""Seconds: the triggers of the journal tell the time in milliseconds, rounded."""
 
 
 @dataclass(slots=True)
@@ -230,8 +229,8 @@ def _recoveries(
 
 
 def _since(moments: Moments, worker: Service, until: float) -> bool:
-    moments_of_it = moments.get(worker.pid, ())
-    return any(worker.at - TICK <= at <= until + TICK for at in moments_of_it)
+    its = moments.get(worker.pid, ())
+    return any(worker.at - TICK <= at <= until + TICK for at in its)
 
 
 def _store(verdict: Verdict, connection: sqlite3.Connection, histories: Histories) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import IO, Any, NamedTuple
 ROOT = Path(__file__).parents[3]
 LIFE = 900
 """Seconds after which a child is killed whatever happens."""
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds for which an event is waited for that has to come."""
 PR_SET_PDEATHSIG = 1
 
