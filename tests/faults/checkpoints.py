@@ -160,13 +160,17 @@ class Steps:
         if sniffio.current_async_library() == "trio":
             instrument = _Instrument(self._pass)
             trio.lowlevel.add_instrument(instrument)
-            yield self
-            trio.lowlevel.remove_instrument(instrument)
+            try:
+                yield self
+            finally:
+                trio.lowlevel.remove_instrument(instrument)
         else:
             loop = asyncio.get_running_loop()
             loop.set_task_factory(self._make_task)
-            yield self
-            loop.set_task_factory(None)
+            try:
+                yield self
+            finally:
+                loop.set_task_factory(None)
 
     @property
     def hit(self) -> bool:
@@ -223,7 +227,7 @@ class Census:
 
     def __init__(self) -> None:
         self._threads = {thread for thread in threading.enumerate() if _is_ours(thread.name)}
-        self._descriptors = len(os.listdir("/proc/self/fd"))
+        self._descriptors = len(os.listdir("/dev/fd"))
         self._tasks = len(anyio.get_running_tasks())
 
     def beyond(self, before: Census) -> dict[str, object]:
