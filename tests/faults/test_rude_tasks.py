@@ -129,29 +129,22 @@ async def run_in(queue: TaskQueue, name: str) -> int:
 
 @in_children
 async def test_who_ends_its_process_is_run_by_another(quick_folder: Path) -> None:
-    async def end(loop: str) -> None:
-        folder = quick_folder / f"{loop}-{uuid4()}"
-        folder.mkdir()
-        path = folder / "tasks.db"
-        async with (
-            TaskQueue(SQLiteBackend(path)) as queue,
-            child(path, loop, "aborts") as aborting,
-            child(path, loop, "leaves") as leaving,
-        ):
-            journals = [str(folder / name) for name in ("aborts", "leaves")]
-            handles = [
-                await queue.enqueue(rude.abort.using(queue="aborts"), journals[0]),
-                await queue.enqueue(rude.leave.using(queue="leaves"), journals[1]),
-            ]
-            assert await ended(aborting) == -signal.SIGABRT
-            assert await ended(leaving) == 7
-            async with Worker(queue._backend, registry=rude.registry, lease=rude.LEASE):
-                assert [await handle.result(PATIENCE) for handle in handles] == ["again"] * 2
-            assert [len(rude.runs(journal)) for journal in journals] == [2, 2]
-
-    async with anyio.create_task_group() as group:
-        for loop in LOOPS:
-            group.start_soon(end, loop)
+    path = quick_folder / f"{uuid4()}.db"
+    journals = [f"{path}-aborts", f"{path}-leaves"]
+    async with (
+        TaskQueue(SQLiteBackend(path)) as queue,
+        child(path, "asyncio", "aborts") as aborting,
+        child(path, "trio", "leaves") as leaving,
+    ):
+        handles = [
+            await queue.enqueue(rude.abort.using(queue="aborts"), journals[0]),
+            await queue.enqueue(rude.leave.using(queue="leaves"), journals[1]),
+        ]
+        assert await ended(aborting) == -signal.SIGABRT
+        assert await ended(leaving) == 7
+        async with Worker(queue._backend, registry=rude.registry, lease=rude.LEASE):
+            assert [await handle.result(PATIENCE) for handle in handles] == ["again"] * 2
+    assert [len(rude.runs(journal)) for journal in journals] == [2, 2]
 
 
 @in_children
