@@ -180,9 +180,10 @@ class Backend(Protocol):
     async def reserve(
         self, worker: int, wanted: Wanted, deliver: Callable[[list[Reservation]], None]
     ) -> float | None:
-        """Give the worker pending tasks whose time has come.
+        """Give the worker pending tasks whose time has come; none if it has lost its lease.
 
-        They go to ``deliver``, called on the event loop also when the caller was cancelled
+        Among those that it can have they come by priority, then by due time, then in the order of
+        enqueueing, and at most one of them with crashes. They go to ``deliver``, called on the event loop also when the caller was cancelled
         meanwhile, so that no reservation is ever without an owner.
 
         Returns:
@@ -198,7 +199,7 @@ class Backend(Protocol):
     ) -> set[int]:
         """Bring the ends of runs home. Returns the ``seq`` of those that were changed.
 
-        The others are no longer the worker's, or are to go back although somebody asked to cancel
+        A task that goes back without an error keeps the one it has. The others are no longer the worker's, or are to go back although somebody asked to cancel
         them: see `cancelled`. What is returned goes to ``deliver`` too, called on the event loop
         also when the caller was cancelled meanwhile.
         """
@@ -211,6 +212,8 @@ class Backend(Protocol):
     async def recover(self, worker: int, rules: Sweep) -> Recovered:
         """Renew the worker's lease, take back what dead workers hold, fail what can never run.
 
+        A worker that is silent for two thirds of its lease becomes a suspect; if it is silent for
+        another third it is dead for the next recovery. To beat clears the suspicion.
         It fails a bounded number at a time: to be repeated while it finds some.
         """
         ...
@@ -245,7 +248,7 @@ class Backend(Protocol):
     async def prune(
         self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0
     ) -> Pruned:
-        """Delete up to ``limit`` ended tasks, the longest ended first.
+        """Delete up to ``limit`` tasks that ended at ``ended_before`` or earlier, oldest first.
 
         It looks at a bounded number of tasks, behind those that another call has looked at
         (``after``): to be repeated until all was looked at.

@@ -9,6 +9,7 @@ from hypothesis.stateful import precondition, rule
 from sitq.backends.base import Backend, Filter
 from sitq.errors import KeyTaken
 from sitq.model import NewTask, State
+from sitq.testing.door import PATIENCE
 from sitq.testing.draws import Draft, batches, drafts, filters, numbers
 from sitq.testing.model import Known
 from sitq.testing.stage import Stage
@@ -103,8 +104,7 @@ class CallerRules(Stage):
         """At one task, until it ends; at the numbers of a queue; page by page, from anywhere."""
         id = self._some_id(which)
         known = self.model.tasks.get(id)
-        row = self.door(lambda backend: backend.get(id))
-        assert row == (None if known is None else known.row())
+        self.check(id)
         self._wait(id, known)
         found = self.door(lambda backend: backend.counts(wanted.queue))
         assert dict(found) == self.model.counts(wanted.queue)
@@ -128,14 +128,51 @@ class CallerRules(Stage):
     def prune(self, wanted: Filter, age: float, limit: int) -> None:
         before = self.now - age
         may, must = self.model.prunable(wanted, before)
-        deleted, _ = self.door(
-            lambda backend: backend.prune(wanted, ended_before=before, limit=limit)
-        )
-        rows, _ = self.door(self.read_all)
+        pruned = self.door(lambda backend: backend.prune(wanted, ended_before=before, limit=limit))
+        assert min(limit, must) <= pruned.deleted <= limit
+        self._forget(may, pruned.deleted)
+
+    @rule(wanted=filters, size=st.integers(1, 4))
+    def prune_all(self, wanted: Filter, size: int) -> None:
+        """Call by call, each behind what the one before has looked at."""
+        may, must = self.model.prunable(wanted, self.now)
+        deleted = self.door(lambda backend: self._prune_all(backend, wanted, size))
+        assert must <= deleted
+        self._forget(may, deleted)
+
+    async def _prune_all(self, backend: Backend, wanted: Filter, size: int) -> int:
+        deleted, after = 0, 0
+        while True:
+            pruned = await backend.prune(wanted, ended_before=self.now, limit=size, after=after)
+            deleted += pruned.deleted
+            if pruned.last is None:
+                return deleted
+            after = pruned.last
+
+    @rule(which=numbers)
+    @precondition(lambda self: self.model.has_pending())
+    def cancel_and_prune(self, which: int) -> None:
+        """Who waits for the end of a task hears of it though the task is gone at once."""
+        waiting = self.model.find(Filter(State.PENDING))
+        task = waiting[which % len(waiting)]
+        heard = self.watched.pop(task.new.id, None) or self.door.watch(task.new.id)
+        self.model.cancel(task.new.id, self.now)
+        may, must = self.model.prunable(Filter(), self.now)
+        deleted = self.door(lambda backend: self._cancel_and_prune(backend, task.new.id))
+        assert deleted >= must
+        self._forget(may, deleted)
+        assert heard.result(PATIENCE) in (None, task.row())
+
+    async def _cancel_and_prune(self, backend: Backend, id: bytes) -> int:
+        await backend.cancel(id)
+        return await self._prune_all(backend, Filter(), 500)
+
+    def _forget(self, may: list[Known], deleted: int) -> None:
+        """Take what was deleted out of the model: so many, and only what was allowed to go."""
+        rows, _, _ = self.door(self.read_all)
         left = {row.id for row in rows}
         gone = [task for task in self.model.tasks.values() if task.new.id not in left]
-        assert len(gone) == deleted <= limit
-        assert deleted >= min(limit, must), "it left what it was to delete"
+        assert len(gone) == deleted
         for task in gone:
             assert task in may, "it deleted a task that was to stay"
             del self.model.tasks[task.new.id]
@@ -150,6 +187,7 @@ class CallerRules(Stage):
             assert row == (None if known is None else known.row())
 
     def _some_id(self, which: int) -> bytes:
-        """Of a task, of one that was pruned, or of none."""
-        ids = [ABSENT, *self.model.tasks, *self.pruned[-2:]]
+        """Of a task, a running one rather than others; of one that was pruned, or of none."""
+        running = [task.new.id for task in self.model.running()]
+        ids = [ABSENT, *self.model.tasks, *running, *running, *self.pruned[-2:]]
         return ids[which % len(ids)]

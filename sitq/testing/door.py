@@ -17,8 +17,8 @@ __all__ = ["PATIENCE", "Door"]
 T = TypeVar("T")
 Verb = Callable[[Backend], Awaitable[T]]
 
-PATIENCE = 10.0
-"""Seconds after which a call that must return is taken to hang."""
+PATIENCE = 60.0
+"""Seconds after which a call that must return is taken to hang; many, for machines that stall."""
 
 
 class Door:

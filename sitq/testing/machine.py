@@ -34,7 +34,7 @@ class QueueMachine(CallerRules, WorkerRules):
 
     @invariant()
     def store_is_as_the_model(self) -> None:
-        rows, numbers = self.door(self.read_all)
+        rows, numbers, workers = self.door(self.read_all)
         assert [row.id for row in rows] == list(self.model.tasks), (
             "a task was lost, or came from nowhere, or in another order"
         )
@@ -43,6 +43,11 @@ class QueueMachine(CallerRules, WorkerRules):
             known.seq = known.seq or row.seq
             assert row._replace(value=None) == known.row()._replace(value=None)
         assert dict(numbers) == self.model.counts(None), "wrong numbers of tasks"
+        now = self.clock.monotonic()
+        silent = {
+            id: (member.lease, now - member.beat) for id, member in self.model.members.items()
+        }
+        assert {row.id: (row.lease, row.silent) for row in workers} == silent
 
     @invariant()
     def who_waits_for_an_end_hears_of_it(self) -> None:

@@ -13,7 +13,7 @@ from sitq import lifecycle
 from sitq.backends.base import Backend, Filter, Heart, Sweep, Wanted
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import ManualClock
-from sitq.model import Change, NewTask, Outcome, OutcomeKind, Reservation, State, TaskRow
+from sitq.model import Change, NewTask, Outcome, OutcomeKind, Reservation, State, TaskRow, WorkerRow
 from sitq.retry import Retry
 from sitq.testing.door import Door
 from sitq.testing.draws import NAMES, Draft
@@ -99,9 +99,17 @@ class Stage(RuleBasedStateMachine):
         ids = self.door.waking(lambda backend: backend.insert(tasks), lambda _: stored)
         assert ids == expected
 
-    async def read_all(self, backend: Backend) -> tuple[list[TaskRow], Mapping[State, int]]:
+    def check(self, id: bytes) -> None:
+        """Look at one task, with its result, which `Backend.find` does not tell."""
+        known = self.model.tasks.get(id)
+        row = self.door(lambda backend: backend.get(id))
+        assert row == (None if known is None else known.row())
+
+    async def read_all(
+        self, backend: Backend
+    ) -> tuple[list[TaskRow], Mapping[State, int], list[WorkerRow]]:
         rows = await backend.find(Filter(), after=0, limit=10_000)
-        return rows, await backend.counts()
+        return rows, await backend.counts(), await backend.workers()
 
     # What workers do.
 
@@ -142,8 +150,14 @@ class Stage(RuleBasedStateMachine):
         """Settle, and check which of the changes were made."""
         expected = self.model.settle(worker, changes, self.now)
         again = any(c.seq in expected and c.state is State.PENDING for c in changes)
-        settled = self.door.waking(lambda backend: backend.settle(worker, changes), lambda _: again)
-        assert settled == expected
+        told: list[set[int]] = []
+        settled = self.door.waking(
+            lambda backend: backend.settle(worker, changes, told.append), lambda _: again
+        )
+        assert [settled] == told == [expected]
+        for id, task in self.model.tasks.items():
+            if task.seq in settled:
+                self.check(id)
 
     def beat(self, worker: int) -> None:
         """Renew a lease as the store has it done: by its heart, or by a recovery."""

@@ -10,6 +10,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from sitq.backends.base import Wanted
 from sitq.model import Change, Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.testing.draws import NAMES, Draft, Pick, batches, numbers, picks, queues
+from sitq.testing.model import Known
 from sitq.testing.stage import Stage
 
 __all__ = ["WorkerRules"]
@@ -19,7 +20,11 @@ T = TypeVar("T")
 CREW = 4
 """Workers at a time."""
 HOUR = 3_600.0
-DONE = Outcome(OutcomeKind.SUCCEEDED, value=b"done")
+ENDS = (
+    Outcome(OutcomeKind.FAILED, error=b"error"),
+    Outcome(OutcomeKind.RELEASED),
+    Outcome(OutcomeKind.SUCCEEDED, value=b"done"),
+)
 _while_busy = precondition(lambda self: self.model.running())
 _names = st.sampled_from(((), (), *((name,) for name in NAMES), NAMES))
 
@@ -49,10 +54,10 @@ class WorkerRules(Stage):
 
     @rule(which=numbers)
     def dismiss(self, which: int) -> None:
-        """A worker that holds nothing leaves."""
+        """A worker that holds nothing leaves; one that holds something keeps its lease."""
         worker = self._worker(which)
+        self.door(lambda backend: backend.dismiss(worker))
         if not self.model.held_by(worker):
-            self.door(lambda backend: backend.dismiss(worker))
             self.model.members.pop(worker, None)
             self.retire(worker)
 
@@ -121,11 +126,13 @@ class WorkerRules(Stage):
     @rule(which=numbers, lapses=st.booleans())
     @_while_busy
     def crash(self, which: int, lapses: bool) -> None:
-        """A worker dies without a word. Its ghost may settle something later."""
+        """A worker dies without a word. When its lease is over, another takes what it held."""
         self.retire(self._worker(which))
         if lapses:
             self._go_on_without(None)
             self._check_all_came_back()
+            survivor = self._worker(which)
+            self.take(survivor, Wanted(6, None, (), not self.holds_suspect(survivor)))
 
     @rule(
         parts=st.sampled_from((0.0, 1.0, 2.0)), odd=st.sampled_from((0.5, 1.0)), idle=st.booleans()
@@ -190,12 +197,17 @@ class WorkerRules(Stage):
         """Each worker takes what it can and ends it; then it is time for the next delayed one."""
         for worker in tuple(self.workers):
             self.take(worker, Wanted(100, None, (), not self.holds_suspect(worker)))
-            held = [task.reservation() for task in self.model.held_by(worker)]
-            if held:
-                self.bring_home(worker, [self.decide(run, DONE) for run in held])
+            ends = [self._end_somehow(task) for task in self.model.held_by(worker)]
+            if ends:
+                self.bring_home(worker, ends)
         next_due = min((task.run_at for task in self.model.live()), default=self.now)
         self.clock.jump(max(0.0, next_due - self.now))
         self._upkeep()
+
+    def _end_somehow(self, task: Known) -> Change:
+        """It fails, then it is released, then it succeeds: from somewhere along that way."""
+        outcome = ENDS[task.fence % len(ENDS)]
+        return self.decide(task.reservation(), outcome, saw_cancel=task.cancel)
 
     def holds_suspect(self, worker: int) -> bool:
         return any(task.crashes for task in self.model.held_by(worker))
