@@ -183,8 +183,9 @@ class Backend(Protocol):
         """Give the worker pending tasks whose time has come; none if it has lost its lease.
 
         Among those that it can have they come by priority, then by due time, then in the order of
-        enqueueing, and at most one of them with crashes. They go to ``deliver``, called on the event loop also when the caller was cancelled
-        meanwhile, so that no reservation is ever without an owner.
+        enqueueing, and at most one of them with crashes. They go to ``deliver``, called on the
+        event loop also when the caller was cancelled meanwhile, so that no reservation is ever
+        without an owner.
 
         Returns:
             when the next task is due that has to wait, in seconds of the store's clock, or None.
@@ -199,9 +200,10 @@ class Backend(Protocol):
     ) -> set[int]:
         """Bring the ends of runs home. Returns the ``seq`` of those that were changed.
 
-        A task that goes back without an error keeps the one it has. The others are no longer the worker's, or are to go back although somebody asked to cancel
-        them: see `cancelled`. What is returned goes to ``deliver`` too, called on the event loop
-        also when the caller was cancelled meanwhile.
+        The others are no longer the worker's, or are to go back although somebody asked to cancel
+        them: see `cancelled`. A task that goes back without an error keeps the one it has. What is
+        returned goes to ``deliver`` too, called on the event loop also when the caller was
+        cancelled meanwhile.
         """
         ...
 

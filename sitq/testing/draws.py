@@ -31,9 +31,9 @@ BODIES: Mapping[str, bytes] = {"empty": b"", "small": b"small", "big": bytes(ran
 """By names, which read better in a failing example. The big one is not kept in SQLite's row."""
 _ERRORS = (OutcomeKind.FAILED, OutcomeKind.TIMED_OUT)
 
-numbers = st.integers(0, 1_000)
-queues = st.sampled_from((None, None, *((queue,) for queue in QUEUES), QUEUES, ("nobody",)))
-filters = st.builds(
+numbers: st.SearchStrategy[int] = st.integers(0, 1_000)
+queues: st.SearchStrategy[tuple[str, ...] | None] = st.sampled_from((None, None, *((queue,) for queue in QUEUES), QUEUES, ("nobody",)))
+filters: st.SearchStrategy[Filter] = st.builds(
     Filter,
     st.none() | st.sampled_from(State),
     st.none() | st.sampled_from((*QUEUES, "nobody")),
@@ -72,7 +72,7 @@ class Draft:
         )
 
 
-drafts = st.builds(
+drafts: st.SearchStrategy[Draft] = st.builds(
     Draft,
     name=st.sampled_from(NAMES),
     queue=st.sampled_from(QUEUES),
@@ -84,7 +84,7 @@ drafts = st.builds(
     has_retry=st.booleans(),
     body=st.sampled_from(tuple(BODIES)),
 )
-batches = st.lists(drafts, min_size=1, max_size=4)
+batches: st.SearchStrategy[list[Draft]] = st.lists(drafts, min_size=1, max_size=4)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Pick:
         )
 
 
-picks = st.builds(
+picks: st.SearchStrategy[Pick] = st.builds(
     Pick,
     which=numbers,
     stray=st.sampled_from((False, False, False, True)),

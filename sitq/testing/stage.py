@@ -33,8 +33,8 @@ class Stage(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = ManualClock()
-        self.model = Model()
+        self.clock: ManualClock = ManualClock()
+        self.model: Model = Model()
         self.workers: list[int] = []
         """Workers that live, as far as they know."""
         self.ever: list[int] = []
@@ -42,14 +42,14 @@ class Stage(RuleBasedStateMachine):
         self.hearts: dict[int, Heart] = {}
         self.past: list[tuple[int, Reservation]] = []
         """Everything that was ever reserved, and by whom."""
-        self.drained = 0
+        self.drained: int = 0
         """How much of it there was when the store was drained last."""
         self.watched: dict[bytes, Future[TaskRow | None]] = {}
         """Waits for the ends of tasks."""
         self.pruned: list[bytes] = []
         self._rng = random.Random(0)
         self._ids = count(1)
-        self.door = Door(self.loop)
+        self.door: Door = Door(self.loop)
         try:
             backend, peer = self.make_backend(self.clock), self.make_peer(self.clock)
             self.door.open(backend, *(() if peer is None else (peer,)))

@@ -191,7 +191,7 @@ class WorkerRules(Stage):
         for worker in tuple(self.workers):
             self.dismiss(self.workers.index(worker))
         assert not self.model.members
-        self.drained = len(self.past)
+        self.drained: int = len(self.past)
 
     def _work_once(self) -> None:
         """Each worker takes what it can and ends it; then it is time for the next delayed one."""
