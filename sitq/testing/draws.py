@@ -32,7 +32,9 @@ BODIES: Mapping[str, bytes] = {"empty": b"", "small": b"small", "big": bytes(ran
 _ERRORS = (OutcomeKind.FAILED, OutcomeKind.TIMED_OUT)
 
 numbers: st.SearchStrategy[int] = st.integers(0, 1_000)
-queues: st.SearchStrategy[tuple[str, ...] | None] = st.sampled_from((None, None, *((queue,) for queue in QUEUES), QUEUES, ("nobody",)))
+queues: st.SearchStrategy[tuple[str, ...] | None] = st.sampled_from(
+    (None, None, *((queue,) for queue in QUEUES), QUEUES, ("nobody",))
+)
 filters: st.SearchStrategy[Filter] = st.builds(
     Filter,
     st.none() | st.sampled_from(State),
