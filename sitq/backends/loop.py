@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar
 
+from anyio import CancelScope
 from anyio.lowlevel import current_token
 
 __all__ = ["Loop"]
@@ -23,6 +24,8 @@ class Loop:
         self.native = native
         self.is_asyncio: bool = isinstance(native, asyncio.AbstractEventLoop)
         self._call = native.call_soon_threadsafe if self.is_asyncio else native.run_sync_soon
+        self.scope: Callable[[], CancelScope] = _scope_class(self.is_asyncio)
+        """Makes a cancel scope, without asking each time which loop this is."""
         self._soon = native.call_soon if self.is_asyncio else native.run_sync_soon
 
     def soon(self, callback: Callable[[], Any]) -> None:
@@ -84,6 +87,14 @@ class Loop:
         import trio
 
         return trio.lowlevel.spawn_system_task(function, name=name, context=context)
+
+
+def _scope_class(is_asyncio: bool) -> Any:
+    if is_asyncio:
+        return type(CancelScope())
+    import trio
+
+    return trio.CancelScope
 
 
 def _nothing() -> None:

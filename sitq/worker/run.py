@@ -51,6 +51,7 @@ class Run:
     Args:
         task: the reservation.
         function: what it calls; None if this worker does not know it.
+        guard: the innermost scope, by which a run that will not end is spared more cancellation.
     """
 
     __slots__ = (
@@ -69,15 +70,16 @@ class Run:
         "told",
     )
 
-    def __init__(self, task: Reservation, function: TaskFunction[..., Any] | None) -> None:
+    def __init__(
+        self, task: Reservation, function: TaskFunction[..., Any] | None, guard: CancelScope
+    ) -> None:
         self.task: Reservation = task
+        self.guard: CancelScope = guard
         self.function: TaskFunction[..., Any] | None = function
         self.handle: TaskHandle[None] | None = None
         """Of the anyio task that it is. Its scope is the outermost: every cause is told there."""
         self.limit: CancelScope | None = None
         """The scope with its timeout or deadline, if it has one."""
-        self.guard: CancelScope | None = None
-        """The innermost scope, by which a run that will not end is spared more cancellation."""
         self.cause: Cause | None = None
         self.told: float = math.inf
         """When it was told to end, by a clock that is the same in tasks, callbacks and threads."""
@@ -126,7 +128,7 @@ class Run:
 
         From then on it is spared more cancellation, which it would only swallow, again and again.
         """
-        if self.stuck or self.guard is None or self.outcome is not None:
+        if self.stuck or self.handle is None or self.outcome is not None:
             return False
         self.stuck = self.guard.shield = time.monotonic() >= min(self.told, self.ends_at) + grace
         return self.stuck
@@ -167,7 +169,7 @@ async def perform(
 
 
 async def _guarded(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome | None:
-    with CancelScope() as run.guard:
+    with run.guard:
         return await _call(run, serializer, threads) if run.cause is None else None
 
 

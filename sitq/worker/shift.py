@@ -145,7 +145,7 @@ class Shift:
     def receive(self, tasks: list[Reservation]) -> None:
         """What was reserved is held from here on, whoever asked for it."""
         for task in tasks:
-            run = Run(task, self.registry.get(task.name))
+            run = Run(task, self.registry.get(task.name), self.loop.scope())
             if self.lease_lost:  # it was taken before we heard of the reservation
                 run.stop(Cause.LEASE_LOST)
             self.held[task.seq] = run

@@ -49,7 +49,7 @@ async def test_a_group_that_ends_during_a_timeout_gives_back() -> None:
         0,
         None,
     )
-    run = Run(task, registry.get(task.name))
+    run = Run(task, registry.get(task.name), CancelScope())
     threads = CapacityLimiter(math.inf)
     async with anyio.create_task_group() as group:
         run.handle = group.create_task(

@@ -32,8 +32,9 @@ LADDER = (
     *(0.01, 0.02, 0.05, 0.1, 0.2),  # for disks that are slow to sync
 )
 """Seconds after which a look is repeated while an announced commit cannot be seen yet."""
-SPACING = 0.001
-"""Shortest time between two commits that are reported, in seconds: what comes between is one."""
+SPACING, WIDEST_SPACING = 0.001, 0.008
+"""Seconds between two commits that are reported: what comes between is one. The time grows while
+there are ever new ones, most of them this process's own, which it has heard of already."""
 TICK = 0.5
 """Longest wait for an event, in seconds: the fallback for one that got lost."""
 POLL = 0.005
@@ -115,10 +116,14 @@ class Watch:
         A commit that was seen ends nothing: the event may have announced the next one as well.
         """
         step = 0
+        spacing = SPACING
         while step < len(LADDER) and not self._closed:
             before, seen = seen, self._report(connection, seen)
-            if seen != before:
-                time.sleep(SPACING)
+            if seen == before:
+                spacing = SPACING
+            else:
+                time.sleep(spacing)
+                spacing = min(2 * spacing, WIDEST_SPACING)
             step = 0 if self._events.wait(LADDER[step]) else step + 1
         return self._report(connection, seen)
 
