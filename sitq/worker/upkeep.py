@@ -11,7 +11,7 @@ from sitq.errors import StoreUnavailable
 from sitq.worker.run import Cause
 from sitq.worker.shift import Shift
 
-__all__ = ["sweep", "watch_cancels"]
+__all__ = ["prune", "sweep", "watch_cancels"]
 
 PRUNE_BATCH = 500
 CANCEL_SPACING = 0.02
@@ -20,14 +20,25 @@ CANCEL_SPACING = 0.02
 
 async def sweep(shift: Shift) -> None:
     """Three times a lease: report what is stuck, take back what dead workers held, fail what cannot
-    run, prune.
+    run.
     """
     while True:
         try:
             await _recover(shift)
-            await _prune(shift)
         except StoreUnavailable as error:
             shift.log(logging.WARNING, "cannot sweep for now", error=error)
+        await anyio.sleep(shift.options.lease / 3)
+
+
+async def prune(shift: Shift) -> None:
+    """As often, delete what ended too long ago; beside the sweep, which must never come late: where
+    there is no heartbeat it renews the lease.
+    """
+    while shift.options.retention is not None:
+        try:
+            await _prune(shift, shift.options.retention)
+        except StoreUnavailable as error:
+            shift.log(logging.WARNING, "cannot prune for now", error=error)
         await anyio.sleep(shift.options.lease / 3)
 
 
@@ -69,10 +80,8 @@ async def _recover(shift: Shift) -> None:
         more = bool(found.settled) and found.lease_held
 
 
-async def _prune(shift: Shift) -> None:
-    if shift.options.retention is None:
-        return
-    before = shift.backend.clock.time() - shift.options.retention
+async def _prune(shift: Shift, retention: float) -> None:
+    before = shift.backend.clock.time() - retention
     last: int | None = 0
     while last is not None:
         _, last = await shift.backend.prune(

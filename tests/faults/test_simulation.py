@@ -20,6 +20,10 @@ def test_lives_of_a_queue(first: int) -> None:
         play(seed)
 
 
+def test_a_stall_in_a_purge_makes_nobody_look_dead() -> None:
+    play(5_011)
+
+
 def test_the_same_seed_is_the_same_life() -> None:
     traces = {digest(play(7)), digest(play(7))}
     for hashes in ("1", "2"):
