@@ -12,9 +12,11 @@ import logging
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import anyio
 import trio.testing
@@ -52,7 +54,6 @@ class Kept:
 
     handle: TaskHandle[Any]
     kind: str
-    revived: int = 0
 
 
 @dataclass
@@ -63,6 +64,7 @@ class World:
     clock: LoopClock = field(default_factory=LoopClock)
     kept: dict[int, Kept] = field(default_factory=dict[int, Kept])
     enqueued: int = 0
+    revived: Counter[UUID] = field(default_factory=Counter[UUID])
     workers: dict[Line, tuple[Worker, anyio.CancelScope]] = field(
         default_factory=dict[Line, tuple[Worker, anyio.CancelScope]]
     )
@@ -247,9 +249,7 @@ async def _change(world: World, what: str) -> None:
         await world.queue.retry(one.handle)
     except (WrongState, KeyTaken, TaskNotFound):
         return
-    for other in world.kept.values():
-        if other.handle == one.handle:
-            other.revived += 1
+    world.revived[one.handle.id] += 1
 
 
 async def _live(world: World) -> None:
@@ -300,7 +300,7 @@ async def _check(world: World) -> None:
         assert task.state in TERMINAL
         assert task.attempts <= ATTEMPTS
         assert task.crashes <= CRASH_LIMIT
-        assert world.journal.ends.get(task.seq, 0) <= 1 + one.revived, "settled twice"
+        assert world.journal.ends.get(task.seq, 0) <= 1 + world.revived[task.id], "settled twice"
         result = await world.queue.get_result(one.handle)
         assert result is not None
         assert result.state is task.state
