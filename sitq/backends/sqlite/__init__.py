@@ -212,19 +212,21 @@ class SQLiteBackend:
 
     async def recover(self, worker: int, rules: Sweep) -> Recovered:
         opened = await self._ready()
+        asked = self._clock.monotonic()
         strangers: list[int] = []
         if rules.unknown:
             strangers = await self._read(lambda c: recovery.find_unknown(c, rules))
 
         def sweep(connection: Connection) -> Recovered:
             now, monotonic = self._clock.time(), self._clock.monotonic()
-            return recovery.recover(connection, worker, now, monotonic, rules, strangers)
+            return recovery.recover(connection, worker, now, monotonic, rules, strangers, asked)
 
         recovered = await opened.commit.submit(
             Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))
         )
         assert recovered is not None
-        await opened.writer.run(self._database.checkpoint)
+        if not self._database.in_memory:
+            await opened.writer.run(self._database.checkpoint)
         return recovered
 
     async def cancel(self, id: bytes) -> State | None:

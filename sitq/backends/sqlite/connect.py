@@ -198,7 +198,7 @@ class Database:
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move a log that has grown large into the database, and cut it off, if nobody reads it."""
-        size = 0 if self.in_memory else os.stat(self.path + "-wal").st_size
+        size = os.stat(self.path + "-wal").st_size
         if size > LARGE_LOG:
             with self._judged(connection):
                 cut = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -2,7 +2,9 @@
 
 A worker whose beat is older than two thirds of its lease becomes a suspect; a suspect that has not
 beaten for another third is dead. A beat clears the mark, so a stall of the store, which delays all
-beats alike, makes nobody look dead: after it everybody beats before the mark is old enough.
+beats alike, makes nobody look dead: after it everybody beats before the mark is old enough. And a
+sweep that had to wait itself takes nobody, for the others may have waited as well: the time of each
+suspect begins anew.
 """
 
 from __future__ import annotations
@@ -94,18 +96,20 @@ def recover(
     monotonic: float,
     rules: Sweep,
     strangers: Sequence[int],
+    asked: float,
 ) -> Recovered:
     """One sweep: beat, take the dead, suspect the silent, fail what can never run.
 
     Args:
         strangers: what `find_unknown` found.
+        asked: when the worker asked for the sweep, by the monotonic clock.
     """
     boot = boot_id()
     held = beat(connection, worker, boot, monotonic)
     connection.execute(SQL["report"], (rules.stuck, worker))
     crashes: list[Change] = []
     ended: list[Change] = []
-    for dead in _dead(connection, worker, boot, monotonic):
+    for dead in _dead(connection, worker, boot, monotonic, monotonic - asked):
         taken, damaged = _take(connection, dead, now, rules.crash_limit)
         crashes += taken
         ended += damaged
@@ -121,7 +125,9 @@ def _queues(rules: Sweep) -> str | None:
     return None if rules.queues is None else json.dumps(rules.queues)
 
 
-def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> list[Any]:
+def _dead(
+    connection: Connection, worker: int, boot: str, monotonic: float, waited: float
+) -> list[Any]:
     """Whose tasks are to be taken: dead workers, and what is no worker at all."""
     dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
     for other, lease, its_boot, its_beat, suspect, marked in connection.execute(
@@ -131,7 +137,8 @@ def _dead(connection: Connection, worker: int, boot: str, monotonic: float) -> l
             dead.append(other)  # a stranger wrote that
             continue
         comparable = its_boot == boot and its_beat <= monotonic
-        if type(suspect) is float and marked == boot and suspect <= monotonic:
+        is_suspect = type(suspect) is float and marked == boot and suspect <= monotonic
+        if is_suspect and waited < lease / 6:
             if monotonic - suspect >= (lease / 3 if comparable else lease):
                 dead.append(other)
         elif not comparable or monotonic - its_beat >= lease * 2 / 3:
