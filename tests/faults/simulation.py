@@ -13,6 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -40,7 +41,10 @@ from .simulated import EPOCH, Journal, Line, LoopClock, LoopDriver, from_seed, r
 LEASE = 6.0
 CRASH_LIMIT = 4
 ATTEMPTS = 3
-ACTIONS = 15
+APART = 1_000_000
+"""Between the first seeds of two processes."""
+SHORTEST, LONGEST = 3, 15
+"""Actions from outside in one life."""
 
 everybody = Registry()
 known = Registry()
@@ -252,12 +256,12 @@ async def _change(world: World, what: str) -> None:
     world.revived[one.handle.id] += 1
 
 
-async def _live(world: World) -> None:
+async def _live(world: World, actions: int) -> None:
     async with world.backend:
         async with anyio.create_task_group() as group:
             for _ in range(world.rng.randint(1, 3)):
                 await _hire(world, group)
-            for _ in range(ACTIONS):
+            for _ in range(actions):
                 await _act(world, group)
             for line in tuple(world.workers):
                 group.start_soon(_stop, line, world.workers[line][0])
@@ -315,18 +319,24 @@ async def _check(world: World) -> None:
     }
 
 
-def play(seed: int) -> list[str]:
+def play(seed: int, actions: int | None = None) -> list[str]:
     """One life. Returns its trace.
+
+    Args:
+        seed: decides everything.
+        actions: how many there are; None lets the seed decide that too.
 
     Raises:
         AssertionError: a promise was broken; its note has the seed and the end of the trace.
     """
+    if actions is None:
+        actions = SHORTEST + seed % (LONGEST - SHORTEST + 1)
     logging.disable(logging.CRITICAL)
     with from_seed(seed) as rng:
         world = World(rng)
         worlds.append(world)
         try:
-            run(lambda: _live(world))
+            run(lambda: _live(world, actions))
         except (Exception, BaseExceptionGroup) as error:
             error.add_note(f"--only {seed}\n" + "\n".join(world.journal.lines[-60:]))
             raise
@@ -345,19 +355,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", type=int)
     options = parser.parse_args()
     if options.only is not None:
         lines = play(options.only)
         print(*lines, digest(lines), sep="\n")
         return
-    started, seed, steps = time.monotonic(), options.seed, 0
-    while time.monotonic() < started + options.seconds:
-        steps += len(play(seed))
-        seed += 1
-    minutes = (time.monotonic() - started) / 60
-    played = seed - options.seed
-    print(f"{played} lives, {steps} steps, {played / minutes:,.0f} lives/min, 0 broken promises")
+    seeds = [options.seed + number * APART for number in range(options.processes)]
+    with ProcessPoolExecutor(options.processes) as pool:
+        lives = list(pool.map(_play_for, seeds, [options.seconds] * len(seeds)))
+    played, steps = (sum(figures) for figures in zip(*lives, strict=True))
+    rate = 60 * played / options.seconds
+    print(f"{played} lives, {steps} steps, {rate:,.0f} lives/min, 0 broken promises")
+
+
+def _play_for(seed: int, seconds: float) -> tuple[int, int]:
+    """Plays from this seed on. Returns how many lives and steps there were."""
+    end = time.monotonic() + seconds
+    played = steps = 0
+    while time.monotonic() < end:
+        steps += len(play(seed + played))
+        played += 1
+    return played, steps
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from sitq import SQLiteBackend, State
 from sitq.backends.base import Filter
 
 PROGRAM = """
-import sys, time, anyio
+import signal, sys, time, anyio
 from sitq import SQLiteBackend, TaskQueue, Worker, task
 
 @task(name="spin")
@@ -40,6 +40,8 @@ async def start(backend, queue):
     finally:
         with anyio.CancelScope(shield=True):
             await worker.stop()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if we run in the background
 
 async def main():
     backend = SQLiteBackend(sys.argv[1])

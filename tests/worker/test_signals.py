@@ -19,10 +19,12 @@ from sitq.errors import UsageError
 from sitq.model import TaskRow
 
 PROGRAM = """
-import logging, sys, threading, anyio
+import logging, signal, sys, threading, anyio
 from sitq import SQLiteBackend, TaskQueue, Worker, task
 
 logging.basicConfig(level="INFO")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if we run in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this under nohup
 
 @task(name="patient")
 async def patient():
