@@ -34,16 +34,18 @@ async def reserve(shift: Shift, runs: TaskGroup, runner: Runner) -> None:
         with shift.stop.interruptible():
             await _borrow(shift, slots)
         token = shift.backend.token()
+        suspect = not shift.holds_suspect()
         due = None
         if slots and not shift.is_stopping():
-            due = await _reserve(shift, len(slots))
+            due = await _reserve(shift, len(slots), suspect=suspect)
         full = len(shift.fresh) == len(slots)
         for run in shift.fresh:
             _start(shift, runs, runner, run, slots.pop())
         shift.fresh.clear()
         for slot in slots:
             shift.slots.release_on_behalf_of(slot)
-        if not full and not shift.is_stopping():
+        refused = not suspect and not shift.holds_suspect()  # one that could come by now
+        if not full and not refused and not shift.is_stopping():
             with shift.stop.interruptible():
                 await _wait(shift, token, due)
 
@@ -60,14 +62,14 @@ async def _borrow(shift: Shift, slots: list[object]) -> None:
             slots.append(slot)
 
 
-async def _reserve(shift: Shift, limit: int) -> float | None:
+async def _reserve(shift: Shift, limit: int, *, suspect: bool) -> float | None:
     """Reserve up to ``limit`` tasks. Returns when the next one is due."""
     shift.unknown = {name for name in shift.unknown if shift.registry.get(name) is None}
     wanted = Wanted(
         limit,
         shift.options.queues,
         tuple(sorted(shift.unknown)),
-        not shift.holds_suspect(),
+        suspect,
         max_bytes(shift.serializer),
     )
     try:
@@ -106,11 +108,11 @@ async def run_one(shift: Shift, run: Run, slot: object) -> None:
 
 
 async def _wait(shift: Shift, token: int, due: float | None) -> None:
-    """Wait for a change, the next due time, the fallback interval, or the end."""
+    """Wait for a change, the end of a suspect, the next due time, the fallback interval."""
     pause = shift.options.poll_interval
     if due is not None:
         pause = min(pause, max(0.0, due - shift.backend.clock.time()))
-    with anyio.move_on_after(pause):
+    with anyio.move_on_after(pause) as shift.waiting:
         try:
             await shift.backend.changed(token)
         except StoreUnavailable:

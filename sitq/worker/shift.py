@@ -129,6 +129,8 @@ class Shift:
     """Nothing runs any more; what has ended is still settled."""
     all_settled: anyio.Event = field(default_factory=anyio.Event)
     lease_lost: bool = False
+    waiting: CancelScope | None = None
+    """The wait for work, if that is waited for."""
     is_closing: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -162,6 +164,8 @@ class Shift:
         self.ended.pop(run, None)
         if self.held.get(run.task.seq) is run:
             del self.held[run.task.seq]
+        if run.task.crashes and self.waiting is not None:
+            self.waiting.cancel()  # another suspect may come now
 
     def stop_runs(self, cause: Cause) -> None:
         """Cancel every run that has not ended."""
