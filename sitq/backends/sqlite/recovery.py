@@ -13,6 +13,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -30,6 +31,7 @@ CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
 
 
+@cache
 def boot_id() -> str:
     """Names the run of this machine's kernel: monotonic times of two boots do not compare."""
     with suppress(OSError):
