@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,10 +16,19 @@ from sitq.context import running_task
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["ATTEMPTS", "POLICY", "begin", "everybody", "known", "worlds"]
+__all__ = ["ATTEMPTS", "POLICY", "End", "everybody", "known", "worlds"]
 
 ATTEMPTS = 3
 POLICY = Retry(attempts=ATTEMPTS, base=0.5, cap=4.0)
+
+
+class End(Enum):
+    """How a run ended."""
+
+    RETURNED = "returned"
+    RAISED = "raised"
+    CANCELLED = "cancelled"
+
 
 known = Registry()
 everybody = Registry()
@@ -24,44 +36,53 @@ everybody = Registry()
 worlds: list[World] = []
 
 
-def begin() -> World:
-    """To be called first by every function: a run begins."""
-    world = worlds[-1]
-    run: Any = running_task.get()
-    world.began(run.task, current_task().attempt)
-    return world
+def noted(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The function, with its runs written down: that they began, and how they ended."""
+
+    @wraps(function)
+    async def run(*args: Any) -> Any:
+        world = worlds[-1]
+        running: Any = running_task.get()
+        world.began(running.task, current_task().attempt)
+        how = End.RAISED
+        try:
+            value = await function(*args)
+            how = End.RETURNED
+        except trio.Cancelled:
+            how = End.CANCELLED
+            raise
+        finally:
+            world.ended(running.task, how)
+        return value
+
+    return run
 
 
 async def succeed() -> int:
-    return begin().value()
+    return worlds[-1].value()
 
 
 async def sleep(seconds: float) -> int:
-    world = begin()
     await anyio.sleep(seconds)
-    return world.value()
+    return worlds[-1].value()
 
 
 async def fail() -> None:
-    begin()
     raise ValueError("as it was told to")
 
 
 async def recover(at: int) -> int:
-    world = begin()
     if current_task().attempt < at:
         raise OSError("not yet")
-    return world.value()
+    return worlds[-1].value()
 
 
 async def leave(kind: str) -> None:
-    begin()
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt, "other": GeneratorExit}[kind]("told")
 
 
 async def linger(seconds: float, ends_well: bool) -> int:
     """Swallows its cancellation for a while."""
-    world = begin()
     try:
         await anyio.sleep(30.0)
     except trio.Cancelled:
@@ -69,19 +90,35 @@ async def linger(seconds: float, ends_well: bool) -> int:
             await anyio.sleep(seconds)
         if not ends_well:
             raise
-    return world.value()
+    return worlds[-1].value()
 
 
 async def block() -> int:
     """Keeps its slot until somebody opens the gate."""
-    world = begin()
+    world = worlds[-1]
     await world.gate.wait()
+    return world.value()
+
+
+async def go_on() -> None:
+    """Ends only if it is cancelled."""
+    await anyio.sleep_forever()
+
+
+async def cancel_itself(then: str) -> int:
+    """Whatever it does then, it does not go back."""
+    world = worlds[-1]
+    await world.queue.cancel(current_task().id)
+    if then == "fail":
+        raise ValueError("cancelled and failed")
+    if then == "sleep":
+        await anyio.sleep_forever()
     return world.value()
 
 
 async def spread(number: int) -> int:
     """Enqueues others, and fails if it cannot."""
-    world = begin()
+    world = worlds[-1]
     for _ in range(number):
         await world.enqueue(everybody.get("succeed").call())  # type: ignore[union-attr]
     return world.value()
@@ -89,17 +126,29 @@ async def spread(number: int) -> int:
 
 async def meet(number: int) -> int:
     """Ends when so many of them run at once: only if no slot is missing."""
-    world = begin()
+    world = worlds[-1]
     await world.met(number)
     return world.value()
 
 
 async def strange() -> int:
-    return begin().value()
+    return worlds[-1].value()
 
 
-FUNCTIONS = (succeed, sleep, fail, recover, leave, linger, block, spread, meet)
+FUNCTIONS = (
+    succeed,
+    sleep,
+    fail,
+    recover,
+    leave,
+    linger,
+    block,
+    go_on,
+    cancel_itself,
+    spread,
+    meet,
+)
 for _function in FUNCTIONS:
     for _registry in (known, everybody):
-        _registry.task(name=_function.__name__, retry=POLICY)(_function)
-everybody.task(name="strange")(strange)
+        _registry.task(name=_function.__name__, retry=POLICY)(noted(_function))
+everybody.task(name="strange")(noted(strange))

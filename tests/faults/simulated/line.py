@@ -60,10 +60,16 @@ class Line:
         """How probable it is that a question or an answer gets lost."""
         self._blocked_until = 0.0
         self._troubles: list[tuple[float, float]] = []
-        self.ids: list[int] = []
-        """The worker that uses the line had these."""
+        self.given: list[int] = []
+        """Ids that the worker got which uses the line."""
+        self.heard: list[int] = []
+        """Those of them that it heard of: an answer may be lost."""
         self.dismissed: set[int] = set()
         self.batches: list[Batch] = []
+        self.settles: set[tuple[int, int, int]] = set()
+        """Worker, task and fence of what was to be settled."""
+        self.settled: set[tuple[int, int, int]] = set()
+        """And of what was."""
         self.delays: list[float] = []
         """For how long tasks were put off that are to be tried again."""
 
@@ -118,9 +124,15 @@ class Line:
     ) -> set[int]:
         now = self._backend.clock.time()
         for change in changes:
+            self.settles.add((worker, change.seq, change.fence))
             if change.state is State.PENDING and change.error is not None:
                 self.delays.append(change.run_at - now)
-        return await self._ask("settle", worker, changes, deliver)
+
+        def receive(seqs: set[int]) -> None:
+            self.settled |= {(worker, *change[:2]) for change in changes if change.seq in seqs}
+            deliver(seqs)
+
+        return await self._ask("settle", worker, changes, receive)
 
     async def _ask(self, verb: str, *args: Any, **options: Any) -> Any:
         await self._get_through()
@@ -132,11 +144,13 @@ class Line:
             *self._with_way_back(verb, args, lost), **options
         )
         if verb == "hire":
-            self.ids.append(answer)
+            self.given.append(answer)
         await self._get_through()
         if lost:
             self._note(self.name, verb, "is not answered")
             raise StoreUnavailable("the answer was lost")
+        if verb == "hire":
+            self.heard.append(answer)
         if verb not in SILENT:
             self._note(self.name, verb, _brief(verb, args, answer))
         return answer

@@ -30,7 +30,7 @@ async def call(world: World) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(rng.randint(2, 6)):
             await trio.sleep(rng.expovariate(0.3))
-            (do,) = rng.choices(doings, (8, 5, 4, 2, 1, 1))
+            (do,) = rng.choices(doings, (8, 5, 4, 3, 1, 2))
             group.start_soon(_impatiently, world, do)
 
 
@@ -51,12 +51,14 @@ def _any_call(world: World) -> Call[Any]:
     name, args = rng.choice(
         (
             ("succeed", ()),
-            ("sleep", (rng.uniform(0.0, 8.0),)),
+            ("sleep", (rng.choice((rng.uniform(0.0, 8.0), rng.uniform(LEASE, 2 * LEASE))),)),
             ("fail", ()),
             ("recover", (rng.randint(2, 3),)),
             ("leave", (rng.choice(("exit", "interrupt", "other")),)),
             ("linger", (rng.uniform(0.0, 5.0), rng.random() < 0.5)),
             ("block", ()),
+            ("go_on", ()),
+            ("cancel_itself", (rng.choice(("fail", "sleep", "return")),)),
             ("spread", (rng.randint(1, 3),)),
             ("strange", ()),
         )
@@ -83,7 +85,7 @@ async def _wait(world: World) -> None:
         return
     handle = world.rng.choice(world.handles)
     with suppress(TimeoutError, TaskFailed, TaskCancelled, TaskNotFound):
-        await handle.result(world.rng.choice((None, 1.0, 20.0)))
+        await handle.result(world.rng.choice((1.0, 20.0, 60.0)))
     result = await world.queue.get_result(handle)
     if result is not None:
         world.answers.append(result)
@@ -92,12 +94,12 @@ async def _wait(world: World) -> None:
 async def _cancel(world: World) -> None:
     if world.handles:
         with suppress(TaskNotFound):
-            await world.rng.choice(world.handles).cancel()
+            await world.rng.choice(world.handles[-5:]).cancel()
 
 
 async def _retry(world: World) -> None:
     if world.handles:
-        handle = world.rng.choice(world.handles)
+        handle = world.rng.choice(world.handles[-8:])
         world.revived[handle.id.bytes] += 1  # it may be done though no answer comes
         with suppress(TaskNotFound, WrongState, KeyTaken):
             await world.queue.retry(handle)
@@ -110,7 +112,7 @@ async def _look(world: World) -> None:
 
 
 async def _purge(world: World) -> None:
-    await world.queue.purge(older_than=world.rng.uniform(0.0, 10.0))
+    await world.queue.purge(older_than=world.rng.choice((0.0, 0.0, 3.0)))
 
 
 # Workers.
@@ -137,7 +139,7 @@ async def employ(world: World, place: int) -> None:
     while not world.evening.is_set():
         turn += 1
         line = world.new_line(f"worker {place}.{turn}")
-        worker = new_worker(world, line, rng.choice((known, everybody)), rng.randint(1, 3))
+        worker = new_worker(world, line, rng.choice((known, everybody)), rng.randint(1, 4))
         way = rng.choice((_beside, _as_child, _in_background))
         await _work(world, line, worker, way)
         with trio.move_on_after(rng.uniform(0.0, 2 * LEASE)):
@@ -232,14 +234,14 @@ async def storm(world: World) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(rng.randint(0, 6)):
             await trio.sleep(rng.uniform(0.0, 8.0))
-            line = rng.choice(world.lines)
+            line = rng.choice((world.line, rng.choice(world.lines), world.lines[-1]))
             match rng.choice(kinds):
                 case "stall":
                     seconds = rng.uniform(0.1, 2 * LEASE)
-                    world.note("the store stands still for", f"{seconds:.3f}")
                     world.pace.stalled_until = trio.current_time() + seconds
+                    world.note("the store stands still for", f"{seconds:.3f}")
                 case "block":
-                    line.block(rng.uniform(0.1, 2 * LEASE))
+                    line.block(rng.choice((rng.uniform(0.1, LEASE), rng.uniform(1.2, 3) * LEASE)))
                 case "lose":
                     group.start_soon(line.lose, rng.uniform(0.1, 0.9), rng.uniform(1.0, 15.0))
                 case "jump":

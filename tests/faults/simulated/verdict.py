@@ -9,9 +9,9 @@ from sitq import Result, State
 from sitq.lifecycle import TERMINAL, TRANSITIONS
 from sitq.model import TaskRow
 
-from .functions import ATTEMPTS, POLICY
+from .functions import ATTEMPTS, POLICY, End
 from .journal import Entry, Row
-from .world import CRASH_LIMIT, LEASE, World
+from .world import CRASH_LIMIT, LEASE, Run, World
 
 __all__ = ["judge"]
 
@@ -40,6 +40,7 @@ class _Verdict:
         self._gone: set[bytes] = set()
         self._stored: set[bytes] = set()
         self._reserved: set[tuple[int, int]] = set()
+        self._ended_by: set[tuple[int | None, int, int]] = set()
         self._ends_seen: set[tuple[bytes, State]] = set()
 
     def _demand(self, holds: bool, entry: object, broken: str) -> None:
@@ -85,8 +86,10 @@ class _Verdict:
         match old.state, new.state:
             case State.PENDING, State.RUNNING:
                 self._was_reserved(entry, old, new)
-            case State.RUNNING, State.PENDING:
-                self._went_back(entry, old, new)
+            case State.RUNNING, State.RUNNING:
+                self._demand(new.fence == old.fence, entry, "the fence changed")
+            case State.RUNNING, _:
+                self._run_ended(entry, old, new)
             case ((State.FAILED | State.CANCELLED), State.PENDING):
                 self._demand(new.fence == old.fence + 1, entry, "revived without a new fence")
             case _:
@@ -109,13 +112,40 @@ class _Verdict:
     def _held_by(self, worker: int | None) -> list[Row]:
         return [r for r in self._rows.values() if r.state is State.RUNNING and r.worker == worker]
 
-    def _went_back(self, entry: Entry, old: Row, new: Row) -> None:
-        self._demand(not old.cancel, entry, "went back though cancelled")
+    def _run_ended(self, entry: Entry, old: Row, new: Row) -> None:
+        self._ended_by.add((old.worker, old.seq, old.fence))
         self._demand(new.fence == old.fence, entry, "the fence changed")
-        counted = new.attempts - old.attempts, new.crashes - old.crashes
-        self._demand(counted in ((0, 0), (1, 0), (0, 1)), entry, "counted wrongly")
-        if counted == (0, 1):
-            self._demand(self._is_excused(old.worker, entry.moment), entry, "nobody had died")
+        run = self._world.runs.get((old.seq, old.fence))
+        end = None if run is None else run.end
+        match new.state:
+            case State.SUCCEEDED:
+                self._demand(end is End.RETURNED, entry, "nothing was returned")
+            case State.CANCELLED:
+                self._demand(bool(old.cancel), entry, "nobody cancelled it")
+            case State.PENDING:
+                self._demand(not old.cancel, entry, "went back though cancelled")
+        self._counts_are_right(entry, old, new, run)
+
+    def _counts_are_right(self, entry: Entry, old: Row, new: Row, run: Run | None) -> None:
+        """A failure is an attempt, the death of a worker a crash, and anything else is neither."""
+        attempts, crashes = new.attempts - old.attempts, new.crashes - old.crashes
+        failed = run is not None and (
+            run.end is End.RAISED or (run.end is End.CANCELLED and run.has_limit)
+        )
+        is_settled = any(
+            (old.worker, old.seq, old.fence) in line.settles for line in self._world.lines
+        )
+        if attempts:
+            self._demand(failed and attempts == 1, entry, "no attempt had failed")
+        if new.state is State.SUCCEEDED:
+            self._demand(new.crashes == attempts == 0, entry, "counted wrongly")
+        elif crashes:
+            died = self._is_excused(old.worker, entry.moment)
+            self._demand((attempts, crashes) == (0, 1) and died, entry, "nobody had died")
+            least = State.PENDING if new.crashes < CRASH_LIMIT else State.FAILED
+            self._demand(new.state in (least, State.CANCELLED), entry, "not by the limit")
+        else:
+            self._demand(is_settled, entry, "a crash was not counted")
 
     def _lease_ended(self, entry: Entry) -> None:
         assert entry.worker is not None
@@ -128,7 +158,9 @@ class _Verdict:
         """Whether something had kept the worker from its beats."""
         since = moment - 2 * LEASE
         return any(
-            line.was_troubled(since, moment) for line in self._world.lines if worker in line.ids
+            worker not in line.heard or line.was_troubled(since, moment)
+            for line in self._world.lines
+            if worker in line.given
         )
 
     def _in_order(self, journal: list[Entry], place: int, given: Row) -> None:
@@ -177,9 +209,10 @@ class _Verdict:
                 self._whole_or_absent([task.id for task in batch.tasks if task.key is None])
                 for id in batch.answer or ():
                     self._demand(id in self._stored, id.hex(), "an acknowledged task was lost")
+            self._demand(line.settled <= self._ended_by, line.name, "settled what was not its own")
             for delay in line.delays:
                 self._demand(POLICY.base <= delay <= POLICY.cap, delay, "a retry's delay")
-        self._demand(self._world.runs <= self._reserved, "", "something ran unreserved")
+        self._demand(self._world.runs.keys() <= self._reserved, "", "something ran unreserved")
         self._heard(self._world.answers)
 
     def _whole_or_absent(self, ids: list[bytes]) -> None:

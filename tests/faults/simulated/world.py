@@ -13,6 +13,7 @@ import trio
 from sitq import Call, Result, SQLiteBackend, TaskHandle, TaskQueue
 from sitq.model import Reservation
 
+from .functions import End
 from .journal import Entry
 from .line import Line
 from .loop import LoopClock, LoopDriver
@@ -20,9 +21,17 @@ from .loop import LoopClock, LoopDriver
 __all__ = ["CRASH_LIMIT", "LEASE", "UNKNOWN_AFTER", "World"]
 
 LEASE = 9.0
-CRASH_LIMIT = 3
+CRASH_LIMIT = 2
 UNKNOWN_AFTER = 20.0
 NEVER = 100_000.0
+
+
+@dataclass
+class Run:
+    """A run that began, and how it ended; None if it has not, or its worker is no more."""
+
+    has_limit: bool
+    end: End | None = None
 
 
 @dataclass
@@ -38,10 +47,9 @@ class World:
     answers: list[Result] = field(default_factory=list[Result])
     """What those heard who waited for a result."""
     journal: list[Entry] = field(default_factory=list[Entry])
-    runs: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
-    """Task and fence of every run that began."""
+    runs: dict[tuple[int, int], Run] = field(default_factory=dict[tuple[int, int], "Run"])
+    """Every run that began, by task and fence."""
     revived: Counter[bytes] = field(default_factory=Counter[bytes])
-    purges: bool = False
     values: int = 0
     meeting: int = 0
 
@@ -80,7 +88,10 @@ class World:
         self.note("run", f"{task.seq}.{task.fence}", task.name, "attempt", attempt)
         one = task.seq, task.fence
         self.demand(one not in self.runs, f"two runs of task {task.seq} have fence {task.fence}")
-        self.runs.add(one)
+        self.runs[one] = Run(task.timeout is not None or task.deadline is not None)
+
+    def ended(self, task: Reservation, how: End) -> None:
+        self.runs[task.seq, task.fence].end = how
 
     async def met(self, number: int) -> None:
         self.meeting += 1
