@@ -23,11 +23,13 @@ async def sweep(shift: Shift) -> None:
     run.
     """
     while True:
+        # From beat to beat: a sweep that was held up is followed by the next at once.
+        next_beat = anyio.current_time() + shift.options.lease / 3
         try:
             await _recover(shift)
         except StoreUnavailable as error:
             shift.log(logging.WARNING, "cannot sweep for now", error=error)
-        await anyio.sleep(shift.options.lease / 3)
+        await anyio.sleep_until(next_beat)
 
 
 async def prune(shift: Shift) -> None:
