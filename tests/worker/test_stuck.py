@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import anyio
 import pytest
@@ -22,6 +24,16 @@ def _clean() -> None:
     f.release.clear()
 
 
+@contextmanager
+def released() -> Generator[None]:
+    """Nothing goes on swallowing after the block: a worker waits for its runs for ever."""
+    try:
+        yield
+    finally:
+        for event in f.release:
+            event.set()
+
+
 async def until_stuck(queue: TaskQueue, number: int) -> None:
     with anyio.fail_after(10):
         while [one.stuck for one in await queue.workers()] != [number]:
@@ -32,17 +44,17 @@ async def test_who_swallows_cancellation_is_reported(
     backend: SQLiteBackend, queue: TaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with worker(backend, grace=0.05, lease=0.3, max_concurrency=2):
-        handle = await queue.enqueue(f.swallows)
-        await until(lambda: f.noted == [0])
-        assert await handle.cancel()
-        await until_stuck(queue, 1)
-        swallowed = f.noted[0]
-        assert swallowed > 0
-        # Others run beside it, and it is left in peace: no loop of ever new cancellations.
-        assert await (await queue.enqueue(f.echo, 1)).result(5) == 1
-        await anyio.sleep(0.05)
-        assert f.noted == [swallowed]
-        f.release[0].set()
+        with released():
+            handle = await queue.enqueue(f.swallows)
+            await until(lambda: f.noted == [0])
+            assert await handle.cancel()
+            await until_stuck(queue, 1)
+            swallowed = f.noted[0]
+            assert swallowed > 0
+            # Others run beside it, and it is left in peace: no loop of ever new cancellations.
+            assert await (await queue.enqueue(f.echo, 1)).result(5) == 1
+            await anyio.sleep(0.05)
+            assert f.noted == [swallowed]
         assert await handle.result(5) == "ended all the same"
         await until_stuck(queue, 0)
     stuck = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
@@ -52,10 +64,9 @@ async def test_who_swallows_cancellation_is_reported(
 
 async def test_who_swallows_a_timeout_is_reported(backend: SQLiteBackend, queue: TaskQueue) -> None:
     async with worker(backend, grace=0.05, lease=0.3):
-        handle = await queue.enqueue(f.swallows_its_timeout)
-        await until(lambda: f.noted == [0])
-        await until_stuck(queue, 1)
-        f.release[0].set()
+        with released():
+            handle = await queue.enqueue(f.swallows_its_timeout)
+            await until_stuck(queue, 1)
         with pytest.raises(TaskFailed, match="TaskTimedOut"):
             await handle.result(5)
 
@@ -63,13 +74,13 @@ async def test_who_swallows_a_timeout_is_reported(backend: SQLiteBackend, queue:
 async def test_a_stop_waits_for_who_is_stuck(backend: SQLiteBackend, queue: TaskQueue) -> None:
     one = worker(backend, grace=0.05, lease=0.3)
     await one.start()
-    handle = await queue.enqueue(f.swallows)
-    await until(lambda: f.noted == [0])
     async with anyio.create_task_group() as group:
-        group.start_soon(one.stop)
-        await until_stuck(queue, 1)
-        assert await handle.status() is State.RUNNING
-        f.release[0].set()
+        with released():
+            handle = await queue.enqueue(f.swallows)
+            await until(lambda: f.noted == [0])
+            group.start_soon(one.stop)
+            await until_stuck(queue, 1)
+            assert await handle.status() is State.RUNNING
     assert await handle.result(5) == "ended all the same"
 
 
