@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-from anyio import CancelScope, WouldBlock
+from anyio import WouldBlock
 from anyio.abc import TaskGroup
 
 from sitq.backends.base import Wanted
@@ -73,11 +73,13 @@ async def _reserve(shift: Shift, limit: int, *, suspect: bool) -> float | None:
         max_bytes(shift.serializer),
     )
     try:
-        with CancelScope(shield=True):  # what comes is to be started here, or to be given back
+        with shift.stop.interruptible() as wait:
+            # Only a stop leaves it, and gives back what comes later: all else waits and starts it.
+            wait.shield = True
             return await shift.backend.reserve(shift.worker, wanted, shift.receive)
     except StoreUnavailable as error:
         shift.log(logging.WARNING, "cannot reserve for now", error=error)
-        return None
+    return None
 
 
 def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object) -> None:

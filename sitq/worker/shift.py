@@ -148,10 +148,13 @@ class Shift:
         """What was reserved is held from here on, whoever asked for it."""
         for task in tasks:
             run = Run(task, self.registry.get(task.name), self.loop.scope())
-            if self.lease_lost:  # it was taken before we heard of the reservation
-                run.stop(Cause.LEASE_LOST)
             self.held[task.seq] = run
-            self.fresh.append(run)
+            if self.is_stopping():  # nothing is started any more
+                kind = OutcomeKind.LOST if self.lease_lost else OutcomeKind.RELEASED
+                run.outcome = Outcome(kind)
+                self.end(run)
+            else:
+                self.fresh.append(run)
 
     def end(self, run: Run) -> None:
         """A run has its outcome: it waits to be settled."""

@@ -128,6 +128,18 @@ async def test_the_task_group_breaks(
     assert caplog.text.count("task group broke") == 1
 
 
+async def test_a_stop_does_not_wait_for_it(path: Path) -> None:
+    """Grace and cancellation begin at once, however long the store stands still."""
+    async with nothing_leaked():
+        async with late_reserve(path, busy=True) as (worker, backend):
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(worker.stop)
+                    await until(lambda: f.noted == ["started", "cancelled"])
+                    backend.gate.close()
+    assert _rows(path) == [(0, 0, 0)] * 4
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @idle_or_busy
 async def test_the_tasks_of_the_worker_are_cancelled_natively(path: Path, busy: bool) -> None:
@@ -140,7 +152,11 @@ async def test_the_tasks_of_the_worker_are_cancelled_natively(path: Path, busy: 
             await anyio.wait_all_tasks_blocked()
             await until(backend.is_asked_for_more)
         await worker.stop()
+    assert _rows(path) == [(0, 0, 0)] * (3 + busy)
+
+
+def _rows(path: Path) -> list[tuple[int, int, int]]:
+    """State, attempts and crashes of every task, when no worker is left."""
     with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT state, attempts, crashes FROM sitq_task").fetchall()
-        assert rows == [(0, 0, 0)] * (3 + busy)
         assert connection.execute("SELECT id FROM sitq_worker").fetchall() == []
+        return connection.execute("SELECT state, attempts, crashes FROM sitq_task").fetchall()
