@@ -130,13 +130,12 @@ async def test_the_task_group_breaks(
 
 async def test_a_stop_does_not_wait_for_it(path: Path) -> None:
     """Grace and cancellation begin at once, however long the store stands still."""
-    async with nothing_leaked():
-        async with late_reserve(path, busy=True) as (worker, backend):
-            with anyio.fail_after(PATIENCE):
-                async with anyio.create_task_group() as group:
-                    group.start_soon(worker.stop)
-                    await until(lambda: f.noted == ["started", "cancelled"])
-                    backend.gate.close()
+    async with nothing_leaked(), late_reserve(path, busy=True) as (worker, backend):
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker.stop)
+                await until(lambda: f.noted == ["started", "cancelled"])
+                backend.gate.close()
     assert _rows(path) == [(0, 0, 0)] * 4
 
 

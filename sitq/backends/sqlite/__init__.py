@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 
@@ -64,6 +65,7 @@ class SQLiteBackend:
         self._database = Database(text, synchronous, check_seconds("busy_limit", busy_limit))
         self._clock = clock or Clock()
         self._opened: Opened | None = None
+        self._silent: defaultdict[int, dict[int, tuple[Any, int]]] = defaultdict(dict)
         self._users = 0
         self._closed = False
         self._opening: anyio.Lock | None = None
@@ -136,6 +138,7 @@ class SQLiteBackend:
         return await self._write(enter)
 
     async def dismiss(self, worker: int) -> None:
+        self._silent.pop(worker, None)
         await self._write(
             lambda connection: connection.execute(verbs.SQL["dismiss"], (worker,)) and None
         )
@@ -219,7 +222,10 @@ class SQLiteBackend:
 
         def sweep(connection: Connection) -> Recovered:
             now, monotonic = self._clock.time(), self._clock.monotonic()
-            return recovery.recover(connection, worker, now, monotonic, rules, strangers, asked)
+            silent = self._silent[worker]
+            return recovery.recover(
+                connection, worker, now, monotonic, rules, strangers, asked, silent
+            )
 
         recovered = await opened.commit.submit(
             Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))

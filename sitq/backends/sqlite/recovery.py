@@ -3,8 +3,9 @@
 A worker whose beat is older than two thirds of its lease becomes a suspect; a suspect that has not
 beaten for another third is dead. A beat clears the mark, so a stall of the store, which delays all
 beats alike, makes nobody look dead: after it everybody beats before the mark is old enough. And a
-sweep that had to wait itself takes nobody, for the others may have waited as well: the time of each
-suspect begins anew.
+late sweep, one that had to wait itself, takes nobody, for the others may have waited as well: the
+time of each suspect begins anew. But where the store is slow for good every sweep is late: whoever
+stays silent through several of them had as many chances to beat, and is dead.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
 _WORKER = ("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck")
 """In the order of the query `workers`, after the id."""
+LATE_SWEEPS = 6
+"""Through so many late sweeps of one worker in a row nobody alive stays silent."""
 CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
 
@@ -99,19 +102,22 @@ def recover(
     rules: Sweep,
     strangers: Sequence[int],
     asked: float,
+    silent: dict[int, tuple[Any, int]],
 ) -> Recovered:
     """One sweep: beat, take the dead, suspect the silent, fail what can never run.
 
     Args:
         strangers: what `find_unknown` found.
         asked: when the worker asked for the sweep, by the monotonic clock.
+        silent: kept between the sweeps of the worker: through how many late ones another was silent
+            since a certain beat.
     """
     boot = boot_id()
     held = beat(connection, worker, boot, monotonic)
     connection.execute(SQL["report"], (rules.stuck, worker))
     crashes: list[Change] = []
     ended: list[Change] = []
-    for dead in _dead(connection, worker, boot, monotonic, monotonic - asked):
+    for dead in _dead(connection, worker, boot, monotonic, monotonic - asked, silent):
         taken, damaged = _take(connection, dead, now, rules.crash_limit)
         crashes += taken
         ended += damaged
@@ -128,7 +134,12 @@ def _queues(rules: Sweep) -> str | None:
 
 
 def _dead(
-    connection: Connection, worker: int, boot: str, monotonic: float, waited: float
+    connection: Connection,
+    worker: int,
+    boot: str,
+    monotonic: float,
+    waited: float,
+    silent: dict[int, tuple[Any, int]],
 ) -> list[Any]:
     """Whose tasks are to be taken: dead workers, and what is no worker at all."""
     dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
@@ -143,9 +154,19 @@ def _dead(
         if is_suspect and waited < lease / 6:
             if monotonic - suspect >= (lease / 3 if comparable else lease):
                 dead.append(other)
+        elif is_suspect and _late_sweeps(silent, other, its_beat) >= LATE_SWEEPS:
+            dead.append(other)
         elif not comparable or monotonic - its_beat >= lease * 2 / 3:
             connection.execute(SQL["suspect"], (monotonic, boot, other))
     return dead
+
+
+def _late_sweeps(silent: dict[int, tuple[Any, int]], other: int, beat: float) -> int:
+    """Through how many late sweeps, this one counted, the other has been silent."""
+    before, number = silent.get(other, (beat, 0))
+    number = number + 1 if before == beat else 1
+    silent[other] = beat, number
+    return number
 
 
 def _take(
