@@ -50,6 +50,10 @@ async def test_folder_and_missing_folder(tmp_path):
         await SQLiteBackend(tmp_path).open()
     with pytest.raises(StoreUnusable, match="no such folder"):
         await SQLiteBackend(tmp_path / "none" / "tasks.db").open()
+    with pytest.raises(StoreUnusable, match="too long"):
+        await SQLiteBackend(tmp_path / ("x" * 300)).open()
+    with pytest.raises(StoreUnusable, match="name a file"):
+        await SQLiteBackend(os.devnull).open()
 
 
 async def test_newer_schema_is_refused_and_left_alone(path):

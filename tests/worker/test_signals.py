@@ -24,7 +24,7 @@ from sitq import SQLiteBackend, TaskQueue, Worker, task
 
 logging.basicConfig(level="INFO")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if we run in the background
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this under nohup
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 
 @task(name="patient")
 async def patient():
@@ -56,8 +56,8 @@ pytestmark = pytest.mark.parametrize("loop", ["asyncio", "trio"])
 
 
 @contextmanager
-def program(path: Path, loop: str, function: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop, function]
+def program(path: Path, loop: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop, *words]
     pipes = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipes, stderr=pipes, text=True) as process:
         try:
@@ -94,6 +94,13 @@ def test_a_signal_lets_tasks_finish(loop: str, name: str, tmp_path: Path) -> Non
     assert (process.returncode, output) == (0, "finished\nleft\n"), errors
     assert row_of(path).state is State.SUCCEEDED
     assert workers_of(path) == 0
+
+
+def test_what_was_ignored_from_the_start_stays_ignored(loop: str, tmp_path: Path) -> None:
+    with program(tmp_path / "tasks.db", loop, "endless", "nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        wait_for_log(process, "stops: signal received signal=SIGTERM")
 
 
 def test_a_second_signal_gives_back_and_exits(loop: str, tmp_path: Path) -> None:

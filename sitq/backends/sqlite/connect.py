@@ -294,12 +294,16 @@ class Database:
         process, so the file is made under another name and linked.
         """
         target = Path(self.path)
-        if not target.parent.is_dir():
-            raise StoreUnusable(f"{self.path}: there is no such folder; create it first")
-        if target.is_dir():
-            raise StoreUnusable(f"{self.path} is a folder; name a file")
-        if not target.exists():
+        try:
+            if not target.parent.is_dir():
+                raise StoreUnusable(f"{self.path}: there is no such folder; create it first")
+            is_missing = not target.exists()
+        except OSError as error:  # such as a name that is too long
+            raise StoreUnusable(f"{self.path}: {error}") from error
+        if is_missing:
             self._link_new(target)
+        elif not target.is_file():
+            raise StoreUnusable(f"{self.path} is a folder or a device; name a file")
         if not os.access(target, os.W_OK) or not os.access(target.parent, os.W_OK):
             raise StoreReadOnly(f"{self.path}: {_ADVICE[sqlite3.SQLITE_READONLY]}")
 
