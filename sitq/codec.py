@@ -15,7 +15,7 @@ from sitq.leaves import LEAVES, READERS, Refused, int_bytes, int_from, type_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["Decoder", "Encoder", "Registered", "pack_native"]
+__all__ = ["SCALARS", "Decoder", "Encoder", "Registered", "pack_native"]
 
 # A value is one msgpack message. Scalars, lists and dicts with scalar keys are native; other leaves
 # are extensions with a flat body; other containers are arrays that begin with an empty extension,
@@ -61,7 +61,7 @@ class Encoder(_Walk):
 
     def value(self, value: Any, depth: int) -> Any:
         kind = cast("Any", type(value))
-        if kind in _SCALARS:
+        if kind in SCALARS:
             return value
         if kind in LEAVES:
             self.spend(1)
@@ -92,7 +92,7 @@ class Encoder(_Walk):
             raise
 
     def items(self, values: Collection[Any], depth: int, at: Callable[[int], str]) -> Any:
-        if _SCALARS.issuperset(map(type, values)):
+        if SCALARS.issuperset(map(type, values)):
             return values
         done: list[Any] = []
         try:
@@ -108,7 +108,7 @@ class Encoder(_Walk):
         if not value:
             return value
         _check_hashes(value)
-        if _SCALARS.issuperset(map(type, chain(value, value.values()))):
+        if SCALARS.issuperset(map(type, chain(value, value.values()))):
             return value
         keys = self.items(value, depth, ".keys()[{}]".format)
         items = self.items(value.values(), depth, lambda index: _at(list(value)[index]))
@@ -288,5 +288,5 @@ _UNSUPPORTED: Final = (
     "would not come back as it is; convert it to a supported type, or if it is an Enum or a "
     "dataclass, register it with @serializable"
 )
-_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
-_READY: Final = _SCALARS | LEAVES.keys()
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_READY: Final = SCALARS | LEAVES.keys()

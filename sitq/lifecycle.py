@@ -153,7 +153,10 @@ def forgotten(task: Reservation) -> Change:
 
 
 def _succeeded(task: Reservation, outcome: Outcome) -> Change:
-    return _change(task, Event.SUCCEED, crashes=0, value=outcome.value)
+    state = TRANSITIONS[State.RUNNING][Event.SUCCEED]
+    return Change(
+        task.seq, task.fence, state, task.run_at, task.attempts, 0, task.epoch, outcome.value
+    )
 
 
 def _released(task: Reservation, outcome: Outcome, now: float) -> Change:

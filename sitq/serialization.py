@@ -11,7 +11,7 @@ from dataclasses import fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from sitq.codec import Decoder, Encoder, Registered, pack_native
+from sitq.codec import SCALARS, Decoder, Encoder, Registered, pack_native
 from sitq.errors import InvalidOption, NotSerializable, RegistrationRefused
 from sitq.leaves import Refused, type_name
 from sitq.naming import class_name
@@ -90,7 +90,8 @@ def unpack(serializer: Serializer, data: bytes | None, what: str) -> Any:
         most = max_bytes(serializer)
         reason = f"it is missing, is no bytes, or has more than the {most:,} allowed"
         raise _failed(what, "read", reason)
-    _check_bytes(serializer, data, what, "read")
+    if type(data) is not bytes or len(data) > max_bytes(serializer):
+        raise _unfit(serializer, data, what, "read")
     try:
         return serializer.loads(data)
     except Refused as refused:
@@ -110,9 +111,10 @@ def unpack_arguments(
         NotSerializable: the bytes cannot be read, or hold something other than arguments.
     """
     value: Any = unpack(serializer, data, what)
-    if cast("Any", type(value)) is list and list(map(type, value)) == [list, dict]:
-        args, kwargs = value
-        if _NAMES.issuperset(map(type, kwargs)):
+    if cast("Any", type(value)) is list and len(value) == 2:
+        args, kwargs = cast("tuple[Any, Any]", value)
+        kinds: Any = type(args), type(kwargs)
+        if kinds == _ARGUMENT_KINDS and _NAMES.issuperset(map(type, kwargs)):
             return tuple(args), kwargs
     expected = "a list of the positional arguments and a dict of the named ones"
     raise _failed(what, "read", f"it must hold {expected}")
@@ -129,21 +131,20 @@ def _pack(
         raise
     except Exception as error:
         raise _failed(what, "stored", _raised(serializer, error)) from error
-    _check_bytes(serializer, data, what, "stored")
+    if type(data) is not bytes or len(data) > max_bytes(serializer):
+        raise _unfit(serializer, data, what, "stored")
     return data
 
 
-def _check_bytes(serializer: Serializer, data: object, what: str, done: str) -> None:
+def _unfit(serializer: Serializer, data: object, what: str, done: str) -> NotSerializable:
     if type(data) is not bytes:
-        raise _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
-    most = max_bytes(serializer)
-    if len(data) > most:
-        raise _failed(
-            what,
-            done,
-            f"{len(data):,} bytes are more than the {most:,} allowed; keep the "
-            "data elsewhere and pass where it is, or raise max_bytes of the serializer",
-        )
+        return _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
+    return _failed(
+        what,
+        done,
+        f"{len(data):,} bytes are more than the {max_bytes(serializer):,} allowed; keep the "
+        "data elsewhere and pass where it is, or raise max_bytes of the serializer",
+    )
 
 
 def _failed(what: str, done: str, reason: str) -> NotSerializable:
@@ -216,6 +217,8 @@ class MsgpackSerializer(Serializer):
         Raises:
             NotSerializable: it holds something that would not come back as it is; says where.
         """
+        if type(obj) in SCALARS:  # most results
+            return pack_native(obj)
         return pack_native(Encoder(self._by_type, *self._limits).value(obj, 1))
 
     def loads(self, data: bytes) -> Any:
@@ -248,6 +251,7 @@ def _inspect(cls: type[Any]) -> Registered:
 
 
 _NAMES: Final = frozenset({str})
+_ARGUMENT_KINDS: Final = (list, dict)
 
 default_serializer: Final = MsgpackSerializer()
 """The serializer that a queue uses unless it is given another one."""

@@ -56,15 +56,18 @@ class Loop:
         task = asyncio.current_task() if self.is_asyncio else None
         return lambda: task is not None and task.cancelling() > 0
 
+    def is_cancelled(self) -> bool:
+        """Whether the task that runs here was cancelled by asyncio itself, not by a scope."""
+        task = asyncio.current_task(self.native) if self.is_asyncio else None
+        return task is not None and task.cancelling() > 0
+
     async def swallow_cancellation(self) -> None:
         """Take the cancellation that a function asked for its own task and did not wait for.
 
         asyncio would deliver it at the end of the task, and so to the task group around it.
         """
-        task = asyncio.current_task() if self.is_asyncio else None
-        if task is not None and task.cancelling():
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
     def protected(self, function: F) -> F:
         """The function, such that Ctrl-C is not raised in the midst of it.

@@ -106,7 +106,8 @@ async def run_one(shift: Shift, run: Run, slot: object) -> None:
         shift.end(run)
         if not shift.running:
             shift.nothing_runs.set()
-    await shift.loop.swallow_cancellation()
+    if shift.loop.is_cancelled():
+        await shift.loop.swallow_cancellation()
 
 
 async def _wait(shift: Shift, token: int, due: float | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from functools import partial
 from types import CoroutineType
@@ -37,6 +37,7 @@ class Cause(StrEnum):
     LEASE_LOST = "lease lost"
 
 
+_NO_LIMIT = nullcontext()
 _ENDS: Mapping[Cause | None, Outcome] = {
     Cause.CANCEL: Outcome(OutcomeKind.CANCELLED),
     Cause.SHUTDOWN: Outcome(OutcomeKind.RELEASED),
@@ -153,11 +154,12 @@ async def perform(
     outcome: Outcome | None = None
     try:
         limit = _limit(run, now)
-        if limit == math.inf:
-            outcome = await _guarded(run, serializer, threads)
-        else:
-            with CancelScope(deadline=limit) as run.limit:
-                outcome = await _guarded(run, serializer, threads)
+        with (
+            _NO_LIMIT if limit == math.inf else CancelScope(deadline=limit) as run.limit,
+            run.guard,
+        ):
+            if run.cause is None:
+                outcome = await _call(run, serializer, threads)
         if outcome is None:
             outcome = _interrupted(run)
     except BaseException as error:
@@ -168,19 +170,13 @@ async def perform(
     run.outcome = outcome
 
 
-async def _guarded(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome | None:
-    with run.guard:
-        return await _call(run, serializer, threads) if run.cause is None else None
-
-
 async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> Outcome:
     function = run.function
     if function is None:
         return Outcome(OutcomeKind.RELEASED, unknown=True)
     task = run.task
-    what = f"of {task.name}"
     try:
-        args, kwargs = unpack_arguments(serializer, task.arguments, f"the arguments {what}")
+        args, kwargs = unpack_arguments(serializer, task.arguments, f"the arguments of {task.name}")
         function.check(args, kwargs)
     except Exception as error:
         return _failed(error, final=True)
@@ -194,7 +190,7 @@ async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> O
             raise error
         if error is not None:
             return _raised(run, error)
-    return _returned(value, serializer, f"the result {what}")
+    return _returned(value, serializer, f"the result of {task.name}")
 
 
 def _captured(

@@ -74,8 +74,7 @@ class Opened:
 
     def ends(self, changes: Sequence[Change]) -> None:
         """Runs of this process ended so."""
-        if any(change.state in TERMINAL for change in changes):
-            self.waiters.changed()
+        self.waiters.ended_here(change.seq for change in changes if change.state in TERMINAL)
         if any(change.state is State.PENDING for change in changes):
             self.work.notify()
 

@@ -1,16 +1,18 @@
 """Waits for the ends of tasks: one query a wake, however many wait.
 
-Ended tasks are numbered in the order of their commits. A wake reads the numbers above the last one
-seen, which is cheap, and looks closer only at those that somebody waits for. Everything in `look`
-and `_read` runs on the thread of the reader, one after the other.
+What this process settles is known by number, and wakes without any query. For the rest, ended tasks
+are numbered in the order of their commits: a wake reads the numbers above the last one seen, which
+is cheap, and looks closer only at those that somebody waits for. Everything in `look` and `_read`
+runs on the thread of the reader, one after the other.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import partial
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 
@@ -24,6 +26,8 @@ from sitq.model import TaskRow
 
 __all__ = ["Waiters"]
 
+K = TypeVar("K")
+
 
 class Waiters:
     """Those who wait for a task to end, by the id of the task."""
@@ -32,6 +36,9 @@ class Waiters:
         self._reader = reader
         self._database = database
         self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
+        self._by_seq: dict[int, list[anyio.Event]] = defaultdict(list)
+        self._looking: set[anyio.Event] = set()
+        """Of those who do not know yet in which state their task is."""
         self._reading = False
         self._again = False
         self._seen: int | None = None
@@ -45,15 +52,17 @@ class Waiters:
                 raise NotOpen(f"{self._database.path} was closed while the task was waited for")
             event = anyio.Event()
             self._events[id].append(event)
+            self._looking.add(event)
             try:
                 row = await self._reader.run(
                     lambda c: self._database.read(c, partial(self._look, id, largest))
                 )
                 if row is None or row.state in TERMINAL:
                     return row
-                await event.wait()
+                await self._wait(row.seq, event)
             finally:
-                self._leave(id, event)
+                self._looking.discard(event)
+                _leave(self._events, id, event)
 
     def changed(self) -> None:
         """Something changed in the store: see whom it concerns. Called on the event loop."""
@@ -66,6 +75,14 @@ class Waiters:
             look = partial(self._read, waiting)
             self._reader.post(lambda c: self._database.read(c, look), self._wake)
 
+    def ended_here(self, seqs: Iterable[int]) -> None:
+        """This process has settled these tasks. Called on the event loop."""
+        for seq in seqs:
+            for event in self._by_seq.get(seq, ()):
+                event.set()
+        for event in self._looking:
+            event.set()
+
     def close(self) -> None:
         """Nobody can wait any longer."""
         self._closed = True
@@ -73,11 +90,13 @@ class Waiters:
             for event in events:
                 event.set()
 
-    def _leave(self, id: bytes, event: anyio.Event) -> None:
-        events = self._events[id]
-        events.remove(event)
-        if not events:
-            del self._events[id]
+    async def _wait(self, seq: int, event: anyio.Event) -> None:
+        self._looking.discard(event)
+        self._by_seq[seq].append(event)
+        try:
+            await event.wait()
+        finally:
+            _leave(self._by_seq, seq, event)
 
     def _look(self, id: bytes, largest: int, connection: Connection) -> TaskRow | None:
         if self._seen is None:
@@ -110,3 +129,10 @@ class Waiters:
         if self._again:
             self._again = False
             self.changed()
+
+
+def _leave(waiting: dict[K, list[anyio.Event]], key: K, event: anyio.Event) -> None:
+    events = waiting[key]
+    events.remove(event)
+    if not events:
+        del waiting[key]
