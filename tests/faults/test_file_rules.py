@@ -33,6 +33,7 @@ def test_transactions_and_descriptors(tmp_path: Path) -> None:
             seen = ast.literal_eval(said)
             assert seen["begun"] > 50
             assert seen["written"] > 50
+            assert seen["turns"] > 5
     finally:
         for child in children:
             child.kill()

@@ -50,7 +50,11 @@ class Traced(sqlite3.Connection):
     def _check(self, statement: str) -> None:
         words = statement.split()
         verb = words[0].upper()
-        if verb == "BEGIN":
+        if words[:3] == ["INSERT", "INTO", "sitq_turn"]:  # a whole transaction that begins to write
+            seen["turns"] += 1
+        elif words[:2] == ["CREATE", "TEMP"]:
+            pass
+        elif verb == "BEGIN":
             seen["begun"] += 1
             self._begun = statement
             if statement != "BEGIN IMMEDIATE":

@@ -325,7 +325,7 @@ async def test_a_store_that_breaks_while_looking_fails_everybody_separately(stor
 
     async with anyio.create_task_group() as group:
         callers = Callers(store, group)
-        await callers.submit(write(0, needed=look), write(1))
+        await callers.submit(write(0, needed=look), write(1, needed=look))
         store.drain()
     assert [str(error) for error in callers.results.values()] == ["gone", "gone"]
     assert callers.results[0] is not callers.results[1]

@@ -14,9 +14,10 @@ import anyio
 from sitq.backends.base import ANY_SIZE, Filter, Heart, Pruned, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
-from sitq.backends.sqlite import recovery, settling, verbs
+from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.opened import FileHeart, Opened
+from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
 from sitq.clock import Clock
 from sitq.errors import InvalidOption, NotOpen
@@ -163,21 +164,16 @@ class SQLiteBackend:
             due = self._database.read(connection, lambda c: verbs.next_due(c, wanted, now))
             return False
 
-        def apply(connection: Connection) -> tuple[list[Reservation], list[Change]]:
+        def hand_out(found: Reserved) -> None:
             nonlocal due
-            reserved, damaged = verbs.reserve(connection, worker, wanted, now)
-            if len(reserved) < wanted.limit:
-                due = verbs.next_due(connection, wanted, now)
-            return reserved, damaged
-
-        def hand_out(found: tuple[list[Reservation], list[Change]]) -> None:
-            reserved, damaged = found
-            deliver(reserved)
-            if damaged:  # who waits for these is told, and the worker asks for others
+            due = found.due
+            deliver(found.tasks)
+            if found.damaged:  # who waits for these is told, and the worker asks for others
                 opened.foreign_change()
 
+        wish = Reserve(worker, wanted, now)
         await opened.commit.submit(
-            Operation(apply, rows=wanted.limit, needed=is_needed, deliver=hand_out)
+            Operation(wish, rows=wanted.limit, needed=is_needed, deliver=hand_out)
         )
         return due
 
@@ -199,7 +195,7 @@ class SQLiteBackend:
 
         settled = await opened.commit.submit(
             Operation(
-                lambda connection: settling.settle(connection, worker, changes, now),
+                Settle(worker, changes, now),
                 rows=len(changes),
                 size=sum(len(change.value or change.error or b"") for change in changes),
                 deliver=settled_now,

@@ -9,7 +9,7 @@ import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from operator import methodcaller
 from pathlib import Path
@@ -27,7 +27,7 @@ from sitq.errors import (
     StoreUnusable,
 )
 
-__all__ = ["Database", "pause", "translated"]
+__all__ = ["Database", "NotPlain", "pause", "translated"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ _BY_CODE: dict[int, type[StoreError]] = {
 }
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
+_NOT_PLAIN = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _CALLERS_FAULT = (
     sqlite3.IntegrityError,
@@ -79,6 +80,10 @@ _ADVICE: dict[int, str] = {
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a copy",
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name another file",
 }
+
+
+class NotPlain(Exception):
+    """A statement met rows or values that it is not made for."""
 
 
 def pause(waited: float) -> float:
@@ -178,6 +183,24 @@ class Database:
                         connection.execute("ROLLBACK")
                 raise
 
+    def execute(
+        self, connection: sqlite3.Connection, statement: str, values: Sequence[object]
+    ) -> None:
+        """One statement that is a whole write transaction.
+
+        Raises:
+            NotPlain: it cannot be done so; nothing of it was.
+        """
+        self.check_usable()
+        with self._judged(connection):
+            try:
+                self._patiently(lambda: connection.execute(statement, values))
+            except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
+                if _code(error) in _NOT_PLAIN:
+                    raise NotPlain from error
+                raise
+        self.check_usable()
+
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
         self.check_usable()
@@ -248,6 +271,7 @@ class Database:
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
                 connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("PRAGMA cache_size = -16384")
+                connection.execute("PRAGMA temp_store = MEMORY")
                 connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 set_up(connection)
             except BaseException:

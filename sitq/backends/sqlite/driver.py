@@ -51,6 +51,8 @@ class Driver:
         self._connection: sqlite3.Connection | None = None
         self._put: Callable[[Job | None], object] | None = None
         self._renewed: Callable[[sqlite3.Connection], sqlite3.Connection] | None = None
+        self.used: int = 0
+        """How often work was posted."""
 
     async def open(
         self,
@@ -90,7 +92,17 @@ class Driver:
             self._loop.call(partial(done, result, error))
 
         assert self._put is not None
+        self.used += 1
         self._put(job)
+
+    def tell(self, work: Callable[[sqlite3.Connection | None], object]) -> None:
+        """Run ``work(connection)`` on the thread; nobody waits for it. From any thread.
+
+        It must not raise.
+        """
+        put = self._put
+        if put is not None:
+            put(lambda: work(self._connection))
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back on the loop, after the tasks that are ready now have run."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from sqlite3 import Connection
+from contextlib import AbstractContextManager, nullcontext, suppress
+from sqlite3 import Connection, Error
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 
@@ -17,6 +16,7 @@ from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.turn import Turns
 from sitq.backends.sqlite.version import warn_if_shared
 from sitq.backends.sqlite.waiters import Waiters
 from sitq.backends.sqlite.watch import Watch
@@ -35,11 +35,15 @@ class Opened:
         self.work: Changes = Changes()
         self.writer: Driver = Driver(loop)
         self.reader: Driver = self.writer if database.in_memory else Driver(loop)
-        self.commit: GroupCommit[Connection] = GroupCommit(self.writer, database.transaction)
+        self.commit: GroupCommit[Connection] = GroupCommit(
+            self.writer, database.transaction, Turns(database).take
+        )
         self.waiters: Waiters = Waiters(self.reader, database)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
+        self._version: int | None = None
+        self._has_heard = False
 
     @classmethod
     async def create(cls, database: Database, loop: Loop) -> Opened:
@@ -50,7 +54,9 @@ class Opened:
             if not database.in_memory:
                 await opened.reader.open(database.connect, database.renewed)
                 await opened.reader.run(lambda c: database.read(c, warn_if_shared))
-                opened._watch = Watch(database, partial(loop.call, opened.foreign_change))
+                opened._watch = Watch(
+                    database, opened._hear, lambda: opened.writer.used, opened._ask_writer
+                )
         except BaseException:
             database.is_wanted = False
             await opened.close()
@@ -71,6 +77,30 @@ class Opened:
         """Anything may have changed."""
         self.work.notify()
         self.waiters.changed()
+
+    def _hear(self) -> None:
+        """Somebody else has changed something. From any thread; what comes before it is heard is
+        one.
+        """
+        if not self._has_heard:
+            self._has_heard = True
+            self._loop.call(self._heard)
+
+    def _heard(self) -> None:
+        self._has_heard = False
+        self.foreign_change()
+
+    def _ask_writer(self) -> None:
+        self.writer.tell(self._look_for_others)
+
+    def _look_for_others(self, connection: Connection | None) -> None:
+        """On the writer's thread: for its connection only the commits of others are changes."""
+        if connection is not None:
+            with suppress(Error):
+                [version] = connection.execute("PRAGMA data_version").fetchone()
+                if version != self._version:
+                    self._version = version
+                    self._hear()
 
     def ends(self, changes: Sequence[Change]) -> None:
         """Runs of this process ended so."""

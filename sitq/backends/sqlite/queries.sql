@@ -122,6 +122,15 @@ RETURNING seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, 
     AND typeof(body) = 'blob' AND length(body) <= ?)),
     enqueued, unknown_since
 
+-- name: taken
+-- What `reserve` returns, of tasks that were given away.
+SELECT seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, epoch, run_at,
+    timeout, deadline, retry,
+    coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0
+    AND typeof(body) = 'blob' AND length(body) <= ?2)),
+    enqueued, unknown_since
+FROM sitq_task WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 1
+
 -- name: has_lease
 SELECT 1 FROM sitq_worker WHERE id = ?
 
@@ -137,20 +146,6 @@ FROM v
 WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker IS ?
     AND sitq_task.state = ? AND (v.state >= 2 OR sitq_task.cancel <> 1)
 RETURNING sitq_task.seq, sitq_task.fence
-
--- name: succeed
--- What `settle` does for those that succeeded at once, and nearly all do: with a third of the values,
--- and no rows that come back one by one.
-WITH v (seq, fence, value, change) AS (VALUES {values})
-UPDATE OR IGNORE sitq_task SET
-    state = 2, crashes = 0, unknown_since = NULL, value = v.value, error = NULL,
-    change = v.change, worker = NULL, ended = ?
-FROM v
-WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker = ?
-    AND sitq_task.state = 1
-
--- name: changes
-SELECT changes()
 
 -- name: ends_between
 SELECT seq, fence FROM sitq_task WHERE state >= 2 AND change > ? AND change <= ?

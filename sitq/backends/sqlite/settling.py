@@ -37,16 +37,7 @@ def settle(
 
     Returns the ``seq`` of those that were changed.
     """
-    if state is State.RUNNING:
-        plain = [change for change in changes if _is_plain_success(change)]
-        others = (
-            [change for change in changes if not _is_plain_success(change)] if plain else changes
-        )
-    else:
-        plain, others = [], changes
-    made = _succeed(connection, worker, plain, now) | _settle(
-        connection, worker, others, now, state
-    )
+    made = _settle(connection, worker, changes, now, state)
     if len(made) < len(changes):
         ignored = [
             change.seq
@@ -55,35 +46,6 @@ def settle(
         ]
         condemn(connection, ignored, now)
     return {seq for seq, _ in made}
-
-
-def _is_plain_success(change: Change) -> bool:
-    """Whether nothing of it stands aside, and nothing of an earlier attempt can."""
-    value = change.value
-    return (
-        change.state is State.SUCCEEDED
-        and change.attempts == 0
-        and value is not None
-        and len(value) <= INLINE
-    )
-
-
-def _succeed(
-    connection: Connection, worker: int | None, changes: Sequence[Change], now: float
-) -> set[tuple[int, int]]:
-    """Returns ``seq`` and fence of those that were changed, as `_settle` does."""
-    if not changes:
-        return set()
-    count = len(changes)
-    first = number_ends(connection, count)
-    values: list[Any] = []
-    for number, change in enumerate(changes, first + 1):
-        values += (change.seq, change.fence, change.value, number)
-    values += [None] * (4 * (padded_size(count) - count))
-    connection.execute(with_values("succeed", "(?, ?, ?, ?)", count), (*values, now, worker))
-    if connection.execute(SQL["changes"]).fetchone()[0] == count:
-        return {change[:2] for change in changes}
-    return set(connection.execute(SQL["ends_between"], (first, first + count)))
 
 
 def _settle(

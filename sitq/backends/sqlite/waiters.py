@@ -27,6 +27,8 @@ from sitq.model import TaskRow
 __all__ = ["Waiters"]
 
 K = TypeVar("K")
+MOST_UNSEEN = 10_000
+"""Ended tasks that a wake goes through; where there are more, all who wait look for themselves."""
 
 
 class Waiters:
@@ -107,8 +109,9 @@ class Waiters:
     def _read(self, waiting: frozenset[bytes], connection: Connection) -> set[bytes]:
         """The ids among ``waiting`` that may have ended since the last look."""
         meta = dict(connection.execute(SQL["meta"]).fetchall())
-        started_anew = self._seen is not None and meta["ended"] < self._seen
-        if started_anew or meta["pruned"] != self._pruned:
+        unseen = 0 if self._seen is None else meta["ended"] - self._seen
+        is_long = unseen > MOST_UNSEEN + 10 * len(waiting)
+        if is_long or unseen < 0 or meta["pruned"] != self._pruned:  # < 0: it was started anew
             self._pruned, self._seen = meta["pruned"], meta["ended"]
             return set(waiting)
         ended: set[bytes] = set()

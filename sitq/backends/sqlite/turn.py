@@ -1,0 +1,239 @@
+"""One turn of a busy worker in one statement: its successes are settled, its free slots filled.
+
+Between two statements a thread has to get hold of the interpreter again, which a busy event loop
+gives away every few milliseconds only. So the usual case is one statement (``turn.sql``), that is
+its own transaction, and C does all of it. What is not plain takes the usual way, and what a turn
+leaves over is done after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate
+from sqlite3 import Connection
+from typing import Any, NamedTuple
+
+from sitq.backends.base import Wanted
+from sitq.backends.commit import Operation
+from sitq.backends.sql import load
+from sitq.backends.sqlite import settling, verbs
+from sitq.backends.sqlite.connect import Database, NotPlain
+from sitq.backends.sqlite.damage import condemn, is_sound
+from sitq.backends.sqlite.queries import INLINE, SQL
+from sitq.errors import StoreError
+from sitq.model import Change, Reservation, State
+
+__all__ = ["Reserve", "Reserved", "Settle", "Turns"]
+
+_SCRIPT = load("sitq.backends.sqlite", "turn.sql")
+_TURN = "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ANSWER = "SELECT settled, last, chosen, tasks FROM sitq_answer"
+
+
+class Settle(NamedTuple):
+    """The changes of one worker, to be made inside a transaction, or by a turn."""
+
+    worker: int
+    changes: Sequence[Change]
+    now: float
+
+    def __call__(self, connection: Connection) -> set[int]:
+        return settling.settle(connection, self.worker, self.changes, self.now)
+
+    def is_plain(self) -> bool:
+        """Whether all succeeded at once, with results that stand in their rows."""
+        return all(
+            change.state is State.SUCCEEDED
+            and change.attempts == 0
+            and change.value is not None
+            and len(change.value) <= INLINE
+            for change in self.changes
+        )
+
+
+class Reserved(NamedTuple):
+    """What a worker got."""
+
+    tasks: list[Reservation]
+    damaged: list[Change]
+    """What became of those that cannot be given to anybody."""
+    due: float | None = None
+    """When the next task is due, if there were fewer than wanted."""
+
+
+class Reserve(NamedTuple):
+    """A worker's wish for tasks, to be met inside a transaction, or by a turn."""
+
+    worker: int
+    wanted: Wanted
+    now: float
+
+    def __call__(self, connection: Connection) -> Reserved:
+        tasks, damaged = verbs.reserve(connection, self.worker, self.wanted, self.now)
+        if len(tasks) < self.wanted.limit:
+            return Reserved(tasks, damaged, verbs.next_due(connection, self.wanted, self.now))
+        return Reserved(tasks, damaged)
+
+
+_KINDS = frozenset((Settle, Reserve))
+
+
+class Turns:
+    """Does batches of operations in one statement where that can be done.
+
+    Args:
+        database: what the connections lead to.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._prepared: Connection | None = None
+        self._damaged: list[int] = []
+        """Rows that are still to be condemned."""
+
+    def take(self, connection: Connection, batch: Sequence[Operation[Connection, Any]]) -> bool:
+        """Do the operations, if one statement can do most of it. They have their results then."""
+        wishes: dict[type, Any] = {type(operation.apply): operation.apply for operation in batch}
+        settle: Settle | None = wishes.get(Settle)
+        reserve: Reserve | None = wishes.get(Reserve)
+        is_plain = _KINDS.issuperset(wishes) and len(wishes) == len(batch)
+        if not is_plain or settle is None or not settle.is_plain():
+            return False
+        try:
+            settled, last, chosen, tasks = self._execute(connection, settle, reserve)
+        except NotPlain:
+            return False
+        for operation in batch:
+            try:
+                if operation.apply is settle:
+                    operation.result = self._settled(connection, settle, settled, last)
+                elif reserve is not None:
+                    operation.result = self._reserved(connection, reserve, chosen, tasks)
+            except StoreError as error:  # the other one is done all the same
+                operation.error = error
+        return True
+
+    def _execute(
+        self, connection: Connection, settle: Settle, reserve: Reserve | None
+    ) -> tuple[int, int | None, str, str]:
+        if connection is not self._prepared:
+            connection.executescript(_SCRIPT)
+            self._prepared = connection
+        sizes = [len(change.value or b"") for change in settle.changes]
+        begins = accumulate(sizes, initial=2)
+        ends = [
+            (change.seq, change.fence, begin, size)
+            for change, begin, size in zip(settle.changes, begins, sizes, strict=False)
+        ]
+        wanted = None if reserve is None or reserve.wanted.skip else reserve.wanted
+        queues = None if wanted is None or wanted.queues is None else json.dumps(wanted.queues)
+        self._database.execute(
+            connection,
+            _TURN,
+            (
+                json.dumps(ends),
+                b"".join([b".", *(change.value or b"" for change in settle.changes)]),
+                len(ends),
+                settle.worker,
+                settle.now,
+                0 if wanted is None else wanted.limit,
+                queues,
+            ),
+        )
+        return connection.execute(_ANSWER).fetchone()
+
+    def _settled(
+        self, connection: Connection, settle: Settle, settled: int, last: int | None
+    ) -> set[int]:
+        if settled == len(settle.changes):
+            return {change.seq for change in settle.changes}
+        made: set[tuple[int, int]] = set()
+        if settled and last is not None:
+            span = (last - len(settle.changes), last)
+            made = self._database.read(
+                connection, lambda c: set(c.execute(SQL["ends_between"], span))
+            )
+        rest = [change for change in settle.changes if change[:2] not in made]
+        with self._database.transaction(connection):
+            return {seq for seq, _ in made} | settle._replace(changes=rest)(connection)
+
+    def _reserved(
+        self, connection: Connection, reserve: Reserve, chosen: str, tasks: str
+    ) -> Reserved:
+        seqs: list[int] = json.loads(chosen)
+        try:
+            rows = [_from_json(*row) for row in json.loads(tasks)]
+        except (ValueError, TypeError):  # not as plain as it seemed
+            rows = self._read(connection, reserve, seqs)
+        given = sorted(filter(is_sound, rows), key=lambda task: (task.run_at, task.seq))
+        self._damaged += {*seqs}.difference(task.seq for task in given)
+        found = Reserved(given, [])
+        with suppress(StoreError):  # who asks for more next meets it
+            found = self._completed(connection, reserve, found)
+        return found
+
+    def _read(
+        self, connection: Connection, reserve: Reserve, seqs: Sequence[int]
+    ) -> list[Reservation]:
+        what = (json.dumps(seqs), reserve.wanted.largest)
+        rows = self._database.read(connection, lambda c: c.execute(SQL["taken"], what).fetchall())
+        return [Reservation._make(row) for row in rows]
+
+    def _completed(self, connection: Connection, reserve: Reserve, found: Reserved) -> Reserved:
+        """Condemn what is damaged, and look for more if there is less than wanted."""
+        rest = reserve.wanted._replace(limit=reserve.wanted.limit - len(found.tasks))
+        if self._damaged:
+            with self._database.transaction(connection):
+                damaged = condemn(connection, self._damaged, reserve.now)
+            self._damaged.clear()
+            found = found._replace(damaged=damaged)
+        if not rest.limit:
+            return found
+        ready = self._database.read(connection, lambda c: verbs.is_ready(c, rest, reserve.now))
+        if not ready:
+            due = self._database.read(connection, lambda c: verbs.next_due(c, rest, reserve.now))
+            return found._replace(due=due)
+        with self._database.transaction(connection):
+            more = reserve._replace(wanted=rest)(connection)
+        return Reserved(found.tasks + more.tasks, found.damaged + more.damaged, more.due)
+
+
+def _from_json(
+    seq: int,
+    id: str,
+    name: str,
+    queue: str,
+    priority: int,
+    fence: int,
+    attempts: int,
+    crashes: int,
+    epoch: int,
+    run_at: str,
+    timeout: str | None,
+    deadline: str | None,
+    retry: str | None,
+    arguments: str,
+    enqueued: str,
+    unknown_since: str | None,
+) -> Reservation:
+    """A task as ``turn.sql`` writes it. Arguments that stand aside are null, which is an error."""
+    return Reservation(
+        seq,
+        bytes.fromhex(id),
+        name,
+        queue,
+        priority,
+        fence,
+        attempts,
+        crashes,
+        epoch,
+        float(run_at),
+        None if timeout is None else float(timeout),
+        None if deadline is None else float(deadline),
+        None if retry is None else bytes.fromhex(retry),
+        bytes.fromhex(arguments),
+        float(enqueued),
+        None if unknown_since is None else float(unknown_since),
+    )
