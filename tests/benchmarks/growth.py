@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from sqlite3 import Connection
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -51,45 +53,53 @@ def _queue(number: int) -> str:
 
 
 def reserve(setting: Setting, turns: int) -> Figures:
-    """The whole transaction, on its thread, for the median of some turns of each kind."""
-    figures: Figures = {}
-    with closing(connect(setting.path, setting.synchronous)) as connection:
-        worker = hire(connection)
-        for kind, queues in (
-            ("one_queue", (QUEUE,)),
-            ("three_queues", tuple(map(_queue, range(3)))),
-            ("twenty_queues", tuple(map(_queue, range(QUEUES)))),
-            ("no_filter", None),
-        ):
-            seconds = [_reserve_once(connection, worker, queues) for _ in range(turns)]
-            figures[f"{kind}_ms"] = 1000 * statistics.median(seconds)
-    return figures
-
-
-def _reserve_once(connection: Connection, worker: int, queues: tuple[str, ...] | None) -> float:
-    """Seconds for a hundred; they are pending again afterwards."""
-    started = time.perf_counter()
-    connection.execute("BEGIN IMMEDIATE")
-    found, _ = verbs.reserve(connection, worker, Wanted(BATCH, queues), time.time())
-    seconds = time.perf_counter() - started
-    connection.execute("ROLLBACK")
-    if len(found) != BATCH:
-        raise RuntimeError(f"{len(found)} tasks were reserved")
-    return seconds
+    """The statements of one reserve, for the median of some turns of each kind."""
+    kinds: dict[str, tuple[str, ...] | None] = {
+        "one_queue": (QUEUE,),
+        "three_queues": tuple(map(_queue, range(3))),
+        "twenty_queues": tuple(map(_queue, range(QUEUES))),
+        "no_filter": None,
+    }
+    with _served(setting) as (connection, worker):
+        return {
+            f"{kind}_ms": _reserve_often(connection, turns, partial(_reserve, worker, queues))
+            for kind, queues in kinds.items()
+        }
 
 
 def reserve_by_hand_alone(setting: Setting, turns: int) -> Figures:
     """The limit: the SQL alone, told where to look."""
-    seconds: list[float] = []
+    with _served(setting) as (connection, worker):
+        by_hand = partial(reserve_by_hand, worker=worker, limit=BATCH)
+        return {"one_queue_ms": _reserve_often(connection, turns, by_hand)}
+
+
+@contextmanager
+def _served(setting: Setting) -> Generator[tuple[Connection, int]]:
+    """The prepared file and a worker by hand, whose tasks are pending again at the end."""
     with closing(connect(setting.path, setting.synchronous)) as connection:
-        worker = hire(connection)
-        for _ in range(turns):
-            started = time.perf_counter()
-            connection.execute("BEGIN IMMEDIATE")
-            reserve_by_hand(connection, worker, BATCH)
-            seconds.append(time.perf_counter() - started)
-            connection.execute("ROLLBACK")
-    return {"one_queue_ms": 1000 * statistics.median(seconds)}
+        yield connection, hire(connection)
+        connection.execute("UPDATE sitq_task SET state = 0, worker = NULL WHERE state = 1")
+
+
+def _reserve(worker: int, queues: tuple[str, ...] | None, connection: Connection) -> Sequence[Any]:
+    return verbs.reserve(connection, worker, Wanted(BATCH, queues), time.time())[0]
+
+
+def _reserve_often(
+    connection: Connection, turns: int, reserve: Callable[[Connection], Sequence[Any]]
+) -> float:
+    """Median of the milliseconds for a hundred."""
+    seconds: list[float] = []
+    for _ in range(turns):
+        connection.execute("BEGIN IMMEDIATE")
+        started = time.perf_counter()
+        found = reserve(connection)
+        seconds.append(time.perf_counter() - started)
+        connection.execute("COMMIT")
+        if len(found) != BATCH:
+            raise RuntimeError(f"{len(found)} tasks were reserved")
+    return 1000 * statistics.median(seconds)
 
 
 def _summary(seconds: list[float]) -> Figures:
