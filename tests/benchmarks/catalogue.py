@@ -50,7 +50,7 @@ def contests(loop: str, sizes: Sizes) -> Iterator[Contest]:
         yield _drain_plain(f"drain-long-{slots}", sizes.drained_long, slots)
     yield _drain_threads(sizes)
     yield from _latencies(sizes)
-    yield from _round_trips(sizes)
+    yield from _round_trips(sizes, loop)
     yield from _processes(sizes)
     yield _history(sizes)
     yield _reserve(sizes)
@@ -219,7 +219,7 @@ def _latencies(sizes: Sizes) -> Iterator[Contest]:
     )
 
 
-def _round_trips(sizes: Sizes) -> Iterator[Contest]:
+def _round_trips(sizes: Sizes, loop: str) -> Iterator[Contest]:
     count = sizes.trips
     yield Contest(
         "round-trip",
@@ -239,6 +239,7 @@ def _round_trips(sizes: Sizes) -> Iterator[Contest]:
             *ours("waking:round_trip_here", count=count),
             limit(BY_HAND, "waking_by_hand:round_trip_here", count=count),
             *huey("round_trip_here", count=count),
+            *redis("round_trip_here", loop, count=count),
         ),
         (at_most(OURS, "p50_ms", 1.0),),
     )

@@ -13,10 +13,11 @@ from typing import Protocol
 
 import anyio
 
+from tests.benchmarks.pace import WARM, summary
 from tests.benchmarks.peers.redis_server import redis_server
 from tests.benchmarks.setting import Figures, Setting
 
-__all__ = ["Calls", "RedisPeer", "bulk", "crowd", "drain", "one_by_one"]
+__all__ = ["Calls", "RedisPeer", "bulk", "crowd", "drain", "one_by_one", "round_trip_here"]
 
 Measure = Callable[..., Awaitable[float]]
 
@@ -50,6 +51,10 @@ class RedisPeer(Protocol):
         """Store so many calls at once."""
         ...
 
+    async def round_trip(self) -> None:
+        """Store a call of a function that does nothing, and wait for its result."""
+        ...
+
     def work(self, slots: int) -> AbstractAsyncContextManager[None]:
         """Run tasks, so many at a time, until the end of the block."""
         ...
@@ -80,6 +85,23 @@ def crowd(setting: Setting, count: int, callers: int, peer: str) -> Figures:
 def drain(setting: Setting, count: int, slots: int, peer: str) -> Figures:
     """From the start of the worker until the last call has run."""
     return _measured(setting, _drain, count, peer, slots)
+
+
+def round_trip_here(setting: Setting, count: int, peer: str) -> Figures:
+    """From before an enqueue until the result is known, with the worker in the same process."""
+
+    async def run() -> list[float]:
+        async with _opened(peer, url, Calls()) as queue, queue.work(10):
+            return [await _timed(queue.round_trip()) for _ in range(count + WARM)]
+
+    with redis_server(setting) as url:
+        return summary(setting.run(run))
+
+
+async def _timed(done: Awaitable[None]) -> float:
+    started = time.perf_counter()
+    await done
+    return time.perf_counter() - started
 
 
 def _measured(setting: Setting, function: Measure, count: int, peer: str, *others: int) -> Figures:

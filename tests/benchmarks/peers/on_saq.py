@@ -33,11 +33,17 @@ class Saq:
     async def enqueue_nothing(self, count: int) -> None:
         await asyncio.gather(*(self._queue.enqueue("nothing") for _ in range(count)))
 
+    async def round_trip(self) -> None:
+        await self._queue.apply("nothing")
+
     async def _nothing(self, context: dict[str, Any]) -> None:
         self._calls.ran()
 
     @asynccontextmanager
     async def work(self, slots: int) -> AsyncGenerator[None]:
+        # Its first sweep, at the start of the worker, can take a job that begins just then for
+        # stuck; this one keeps it away for a minute.
+        await self._queue.sweep(lock=60)
         functions = [("nothing", self._nothing)]
         worker = Worker(self._queue, functions=functions, concurrency=slots)
         running = asyncio.create_task(worker.start())

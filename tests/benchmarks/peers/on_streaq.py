@@ -47,6 +47,10 @@ class Streaq:
     async def enqueue_nothing(self, count: int) -> None:
         await self.worker.enqueue_many([self._nothing.enqueue() for _ in range(count)])
 
+    async def round_trip(self) -> None:
+        task = await self._nothing.enqueue()
+        await task.result()
+
     @asynccontextmanager
     async def work(self, slots: int) -> AsyncGenerator[None]:
         worker, _, _ = self._make(slots)

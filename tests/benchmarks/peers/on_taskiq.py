@@ -46,6 +46,10 @@ class Taskiq:
         for _ in range(count):
             await self._nothing.kiq()
 
+    async def round_trip(self) -> None:
+        task = await self._nothing.kiq()
+        await task.wait_result(check_interval=0.001)
+
     @asynccontextmanager
     async def work(self, slots: int) -> AsyncGenerator[None]:
         running = asyncio.create_task(run_receiver_task(self._broker, max_async_tasks=slots))
