@@ -34,7 +34,7 @@ class Saq:
         await asyncio.gather(*(self._queue.enqueue("nothing") for _ in range(count)))
 
     async def round_trip(self) -> None:
-        await self._queue.apply("nothing")
+        await self._queue.apply("nothing", poll_interval=0.001)
 
     async def _nothing(self, context: dict[str, Any]) -> None:
         self._calls.ran()
