@@ -1,0 +1,81 @@
+"""What a second and a fourth worker process bring."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+
+import anyio
+import anyio.to_thread
+
+from sitq import Worker
+from tests.benchmarks.child import say, wait_for_word
+from tests.benchmarks.processes import companion
+from tests.benchmarks.setting import Figures, Setting
+from tests.benchmarks.store import connect, ended, fill
+from tests.benchmarks.tasks import backend_of, registry, spin
+
+__all__ = ["burn_alone", "burner", "drain", "worker"]
+
+LOOK = 0.005
+"""Seconds between two looks at how many have ended."""
+
+
+def drain(setting: Setting, count: int, slots: int, processes: int, name: str) -> Figures:
+    """From the word to start until the last result is stored."""
+    fill(setting, count, name)
+    with closing(connect(setting.path, setting.synchronous)) as looking, ExitStack() as stack:
+        others = [
+            stack.enter_context(companion("scaling:worker", setting, slots=slots))
+            for _ in range(processes)
+        ]
+        for other in others:
+            other.is_ready()
+        started = time.perf_counter()
+        for other in others:
+            other.tell("go")
+        while ended(looking) < count:
+            time.sleep(LOOK)
+        seconds = time.perf_counter() - started
+    return {"rate_per_s": count / seconds}
+
+
+def worker(setting: Setting, slots: int) -> Figures:
+    """A companion that works when it is told to, until it is killed."""
+    return setting.run(_work_when_told, setting, slots)
+
+
+async def _work_when_told(setting: Setting, slots: int) -> Figures:
+    async with backend_of(setting) as backend:
+        say("ready")
+        await anyio.to_thread.run_sync(wait_for_word)
+        async with Worker(backend, max_concurrency=slots, registry=registry):
+            await anyio.sleep_forever()
+    return {}
+
+
+def burn_alone(setting: Setting, count: int, processes: int) -> Figures:
+    """The limit: the same work in bare processes."""
+    with ExitStack() as stack:
+        share = count // processes
+        others = [
+            stack.enter_context(companion("scaling:burner", setting, count=share))
+            for _ in range(processes)
+        ]
+        for other in others:
+            other.is_ready()
+        started = time.perf_counter()
+        for other in others:
+            other.tell("go")
+        for other in others:
+            other.hear()
+        return {"rate_per_s": share * processes / (time.perf_counter() - started)}
+
+
+def burner(setting: Setting, count: int) -> Figures:
+    """A companion that does so much work when it is told to."""
+    say("ready")
+    wait_for_word()
+    for _ in range(count):
+        spin()
+    return {}
