@@ -1,13 +1,13 @@
-"""Every async test runs on asyncio and on trio; a test that leaks a thread fails."""
+"""Every async test runs on asyncio and on trio; one that leaks a thread or descriptor fails."""
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .leaks import nothing_left
 
 # `--hypothesis-profile=long` is for hours; what it finds is printed with a line that replays it.
 settings.register_profile("default", settings(), print_blob=True)
@@ -28,22 +28,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_leaked_threads() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    leaked = _since(before)
-    if leaked:
-        gc.collect()  # a backend that is dropped ends its threads
-    for thread in leaked:
-        thread.join(5)
-    assert _since(before) == []
-
-
-def _since(before: set[threading.Thread]) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
-
-
-def _ours(thread: threading.Thread) -> bool:
-    target = getattr(thread, "_target", None)
-    is_aiosqlite = getattr(target, "__module__", "").startswith("aiosqlite")
-    return thread.name.startswith("sitq") or is_aiosqlite
+def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with nothing_left(tmp_path_factory.getbasetemp()):
+        yield
