@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from .leaks import nothing_left
 
-# `--hypothesis-profile=long` is for hours; what it finds is printed with a line that replays it.
+# `--hypothesis-profile=long -o faulthandler_timeout=0` is for hours; what it finds is printed with
+# a line that replays it.
 settings.register_profile("default", settings(), print_blob=True)
 settings.register_profile(
     "long",
@@ -31,3 +32,24 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with nothing_left(tmp_path_factory.getbasetemp()):
         yield
+
+
+class PrintsFailures:
+    """Prints each failure at once: a test that hangs later ends the run before its summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.nodeid}, {report.when}:", red=True)
+            self._terminal.write_line(report.longreprtext)
+            self._terminal.flush()
+
+
+@pytest.hookimpl(trylast=True)  # when there is a terminal
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(PrintsFailures(terminal))
