@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sitq import Registry, Retry, SQLiteBackend, State, TaskQueue, Worker, current_task
+from sitq import Registry, Retry, SQLiteBackend, State, TaskQueue, Worker, current_task, lifecycle
 from sitq.errors import TaskCancelled, TaskFailed, UsageError
 
 from . import functions as f
@@ -210,8 +210,12 @@ async def test_the_scope_tells_the_deadline(backend: SQLiteBackend, queue: TaskQ
 
 
 async def test_an_unknown_function_waits_for_a_worker_that_knows_it(
-    backend: SQLiteBackend, queue: TaskQueue, caplog: pytest.LogCaptureFixture
+    backend: SQLiteBackend,
+    queue: TaskQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lifecycle, "UNKNOWN_BACKOFF", (0.2, 60.0))
     handles = [await queue.enqueue(f.echo, number) for number in range(5)]
     known = await queue.enqueue(f.add, 1)
     ignorant = Registry()
