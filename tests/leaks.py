@@ -13,6 +13,8 @@ from pathlib import Path
 
 __all__ = ["nothing_left"]
 
+MOMENT = 0.05
+"""Seconds in which most threads have ended that are about to; to collect garbage takes longer."""
 PATIENCE = 5.0
 """Seconds in which a thread may end, and close what it has open."""
 DESCRIPTORS = "/proc/self/fd"
@@ -37,16 +39,17 @@ def nothing_left(folder: Path, patience: float = PATIENCE) -> Generator[None]:
         return [*map(repr, _threads() - threads), *_open(_descriptors(folders) - descriptors)]
 
     yield
-    if left():
+    if not _becomes_true(lambda: not left(), min(MOMENT, patience)):
         gc.collect()  # a backend that is dropped ends its threads
-        _wait_until(lambda: not left(), patience)
+        _becomes_true(lambda: not left(), patience)
     assert not left(), f"left behind: {left()}"
 
 
-def _wait_until(condition: Callable[[], bool], patience: float) -> None:
+def _becomes_true(condition: Callable[[], bool], patience: float) -> bool:
     end = time.monotonic() + patience
-    while not condition() and time.monotonic() < end:
+    while not (is_true := condition()) and time.monotonic() < end:
         time.sleep(0.001)
+    return is_true
 
 
 def _threads() -> set[threading.Thread]:
