@@ -24,10 +24,10 @@ async def all_done(queue: TaskQueue) -> None:
             await queue.handle(left[-1].id).result()
 
 
-async def drain(database: Path) -> None:
+async def drain(database: Path, tasks: int) -> None:
     backend = SQLiteBackend(database, synchronous="NORMAL")
     async with TaskQueue(backend) as queue:
-        handles = await queue.enqueue_many([nothing.call()] * TASKS)
+        handles = await queue.enqueue_many([nothing.call()] * tasks)
         started = time.perf_counter()
         async with Worker(backend, max_concurrency=100):
             await handles[-1].result()
@@ -38,11 +38,12 @@ async def drain(database: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Drain 20,000 tasks with one worker.")
+    parser = argparse.ArgumentParser(description="Drain many tasks with one worker.")
     parser.add_argument("--backend-loop", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--tasks", metavar="N", type=int, default=TASKS, help="how many tasks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        anyio.run(drain, Path(folder, "tasks.db"), backend=options.backend_loop)
+        anyio.run(drain, Path(folder, "tasks.db"), options.tasks, backend=options.backend_loop)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ async def follow(handle: TaskHandle[Any], progress: Progress, troubles: list[str
     progress.advance()
 
 
-async def index(database: str, limit: int | None) -> int:
+async def index(database: str, limit: int | None, lease: float) -> int:
     started = time.perf_counter()
     files = stdlib_files(limit)
     backend = SQLiteBackend(database)
@@ -117,7 +117,7 @@ async def index(database: str, limit: int | None) -> int:
         # With a short lease, the tasks of a run that was killed come back within seconds. Results
         # are wanted however old they are, so none is thrown away.
         async with (
-            Worker(backend, max_concurrency=4, lease=2, grace=5, retention=None),
+            Worker(backend, max_concurrency=4, lease=lease, grace=5, retention=None),
             anyio.create_task_group() as waiters,
         ):
             for handle in handles:
@@ -156,13 +156,22 @@ def main() -> int:
     parser.add_argument("--backend-loop", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--db", metavar="PATH", default="index_stdlib.db", help="the database")
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N files")
+    parser.add_argument(
+        "--lease",
+        metavar="SECONDS",
+        type=float,
+        default=2.0,
+        help="about how long after a kill the tasks that were under way are done again",
+    )
     options = parser.parse_args()
     # Some files warn when they are parsed; that is theirs to mend.
     for category in (SyntaxWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)
     status = 130
     try:
-        status = anyio.run(index, options.db, options.limit, backend=options.backend_loop)
+        status = anyio.run(
+            index, options.db, options.limit, options.lease, backend=options.backend_loop
+        )
     except* KeyboardInterrupt:
         print("\nstopped; run it again to do the rest", flush=True)
     return status

@@ -1,15 +1,16 @@
-"""Every async test runs on asyncio and on trio; a test that leaks a thread fails."""
+"""Every async test runs on asyncio and on trio; one that leaks a thread or descriptor fails."""
 
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# `--hypothesis-profile=long` is for hours; what it finds is printed with a line that replays it.
+from .leaks import nothing_left
+
+# `--hypothesis-profile=long -o faulthandler_timeout=0` is for hours; what it finds is printed with
+# a line that replays it.
 settings.register_profile("default", settings(), print_blob=True)
 settings.register_profile(
     "long",
@@ -28,22 +29,27 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_leaked_threads() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    leaked = _since(before)
-    if leaked:
-        gc.collect()  # a backend that is dropped ends its threads
-    for thread in leaked:
-        thread.join(5)
-    assert _since(before) == []
+def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with nothing_left(tmp_path_factory.getbasetemp()):
+        yield
 
 
-def _since(before: set[threading.Thread]) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread not in before and _ours(thread)]
+class PrintsFailures:
+    """Prints each failure at once: a test that hangs later ends the run before its summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.nodeid}, {report.when}:", red=True)
+            self._terminal.write_line(report.longreprtext)
+            self._terminal.flush()
 
 
-def _ours(thread: threading.Thread) -> bool:
-    target = getattr(thread, "_target", None)
-    is_aiosqlite = getattr(target, "__module__", "").startswith("aiosqlite")
-    return thread.name.startswith("sitq") or is_aiosqlite
+@pytest.hookimpl(trylast=True)  # when there is a terminal
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(PrintsFailures(terminal))

@@ -43,8 +43,8 @@ class TrioFileMachine(FileMachine):
 
 PROFILE = settings()
 # The usual 100 examples would take half a minute; files take longer than memory.
-QUICK = settings(max_examples=PROFILE.max_examples // 6, deadline=None)
-SLOW = settings(max_examples=PROFILE.max_examples // 12, deadline=None)
+QUICK = settings(max_examples=PROFILE.max_examples // 10, deadline=None)
+SLOW = settings(max_examples=PROFILE.max_examples // 20, deadline=None)
 
 TestMemory = QueueMachine.TestCase
 TestMemory.settings = QUICK

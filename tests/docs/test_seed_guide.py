@@ -169,7 +169,8 @@ def test_max_concurrency(backend: SQLiteBackend, limit: int) -> None:
     async def program() -> None:
         running.clear()
         peaks.clear()
-        handles = await TaskQueue(backend).enqueue_many([busy.call() for _ in range(12)])
+        calls = [busy.call() for _ in range(limit + 2)]
+        handles = await TaskQueue(backend).enqueue_many(calls)
         worker = worker_of(backend, max_concurrency=limit)
         starting = asyncio.create_task(worker.start())
         for handle in handles:
@@ -178,7 +179,7 @@ def test_max_concurrency(backend: SQLiteBackend, limit: int) -> None:
         await starting
 
     asyncio.run(program())
-    assert len(peaks) == 12
+    assert len(peaks) == limit + 2
     assert max(peaks) == limit
 
 

@@ -84,6 +84,10 @@ class Disk:
         with page.open("r+b") as file:
             self.control = Control.from_buffer(mmap.mmap(file.fileno(), 0))
 
+    def close(self) -> None:
+        """Let go of the control, which is mapped from an open file."""
+        del self.control
+
     @property
     def path(self) -> Path:
         """Of a database on it."""

@@ -13,7 +13,7 @@ import anyio
 
 from sitq import Registry, SQLiteBackend, Worker
 
-LEASE = 0.8
+LEASE = 0.6
 """Of a worker, in seconds."""
 
 registry = Registry()

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,24 +64,37 @@ class Template:
     running: Reservation
 
     @asynccontextmanager
-    async def stage(self, folder: Path) -> AsyncGenerator[Stage]:
-        """A copy of it, open. At the end it is closed, and nothing is leaked."""
+    async def stage(self, folder: Path | None) -> AsyncGenerator[Stage]:
+        """A copy of it, open, in the folder or in memory. At the end it is closed, and nothing is
+        leaked.
+        """
+        async with nothing_leaked(), self._in_memory() if folder is None else self._in(folder) as s:
+            yield s
+
+    @asynccontextmanager
+    async def _in_memory(self) -> AsyncGenerator[Stage]:
+        async with SQLiteBackend(":memory:") as backend:
+            stage = Stage(self, backend, None)
+            with closing(sqlite3.connect(self.path, check_same_thread=False)) as source:
+                await stage.opened.writer.run(source.backup)
+            yield stage
+
+    @asynccontextmanager
+    async def _in(self, folder: Path) -> AsyncGenerator[Stage]:
         path = folder / f"{new_id(0.0).hex()}.db"
         shutil.copy(self.path, path)
-        async with nothing_leaked():
-            backend = SQLiteBackend(path, synchronous="NORMAL")
-            with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as stranger:
-                async with backend:
-                    yield Stage(self, backend, stranger)
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as stranger:
+            async with SQLiteBackend(path, synchronous="NORMAL") as backend:
+                yield Stage(self, backend, stranger)
 
 
 @dataclass
 class Stage:
-    """An open store, its template, and a connection of a stranger to it."""
+    """An open store, its template, and a connection of a stranger to it if it is a file."""
 
     template: Template
     backend: SQLiteBackend
-    stranger: sqlite3.Connection
+    stranger: sqlite3.Connection | None
     delivered: list[Reservation] = field(default_factory=list[Reservation])
 
     @property
@@ -91,6 +105,21 @@ class Stage:
     def opened(self) -> Opened:
         assert self.backend._opened is not None
         return self.backend._opened
+
+    def rows(self, sql: str, *values: Any) -> list[Any]:
+        """What a stranger reads; in memory, where there is none, the store's own connection."""
+        if self.stranger is not None:
+            return self.stranger.execute(sql, values).fetchall()
+        answer: Future[list[Any]] = Future()
+
+        def ask(connection: sqlite3.Connection) -> None:
+            try:
+                answer.set_result(connection.execute(sql, values).fetchall())
+            except Exception as error:
+                answer.set_exception(error)
+
+        self.opened.writer.post(ask, _nothing)
+        return answer.result(PATIENCE)
 
     def handle(self, queue: str) -> TaskHandle[Any]:
         """The task that stands in this queue."""
@@ -116,18 +145,16 @@ class Stage:
             "SELECT name, value FROM sitq_meta ORDER BY name",
             "SELECT seq, part, length(body) FROM sitq_big ORDER BY seq, part",
         )
-        return [self.stranger.execute(query).fetchall() for query in queries]
+        return [self.rows(query) for query in queries]
 
     def running(self) -> set[int]:
         """The ``seq`` of those that the worker is to run now and did not hold before."""
         before = "SELECT seq FROM sitq_task WHERE queue NOT IN ('running', 'asked') AND worker = ?"
-        return {seq for (seq,) in self.stranger.execute(before, (self.template.worker,))}
+        return {seq for (seq,) in self.rows(before, self.template.worker)}
 
     def ended(self) -> set[int]:
         """The ``seq`` of those that have ended."""
-        return {
-            seq for (seq,) in self.stranger.execute("SELECT seq FROM sitq_task WHERE state > 1")
-        }
+        return {seq for (seq,) in self.rows("SELECT seq FROM sitq_task WHERE state > 1")}
 
     def plain(self, answer: Any) -> Any:
         """An answer as a value that compares: without ids and times."""
@@ -155,15 +182,15 @@ class Stage:
         return answer
 
     def _seq(self, id: bytes) -> int | None:
-        row = self.stranger.execute("SELECT seq FROM sitq_task WHERE id = ?", (id,)).fetchone()
-        return None if row is None else row[0]
+        rows = self.rows("SELECT seq FROM sitq_task WHERE id = ?", id)
+        return rows[0][0] if rows else None
 
     async def is_whole(self) -> None:
         """Wait until all that was posted is done; then no transaction may be open anywhere."""
         for driver in {self.opened.writer, self.opened.reader}:
             assert not await driver.run(lambda connection: connection.in_transaction)
-        self.stranger.execute("BEGIN IMMEDIATE")
-        self.stranger.execute("ROLLBACK")
+        self.rows("BEGIN IMMEDIATE")
+        self.rows("ROLLBACK")
 
     async def is_usable(self) -> None:
         """A task goes its whole way: enqueued, reserved, run, settled, and its result read."""

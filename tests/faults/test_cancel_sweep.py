@@ -35,6 +35,8 @@ def ways(verb: str) -> list[tuple[str, str]]:
 
 
 CASES = [(verb, *way) for verb in VERBS for way in ways(verb)]
+in_memory_too = pytest.mark.parametrize("folder", ["file", "memory"], indirect=True)
+"""Not where a gate holds the writer: in memory it reads too, and many verbs read first."""
 every_write = pytest.mark.parametrize("verb", {**WRITES, **WRITES_OF_QUEUE} if LONG else WRITES)
 
 
@@ -60,14 +62,20 @@ def template(quick_folder: Path) -> Template:
 
 
 @pytest.fixture(scope="module")
-def stories() -> dict[str, Story]:
+def stories() -> dict[tuple[str, str], Story]:
     return {}
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, quick_folder: Path) -> Path | None:
+    """Of the stores; None: they are in memory."""
+    return None if getattr(request, "param", "file") == "memory" else quick_folder
 
 
 class Sweep:
     """One verb, to be cancelled again and again, each time in a fresh store."""
 
-    def __init__(self, template: Template, folder: Path, start: Start, story: Story) -> None:
+    def __init__(self, template: Template, folder: Path | None, start: Start, story: Story) -> None:
         self.story = story
         self.start = start
         self._template = template
@@ -97,12 +105,13 @@ class Sweep:
 
 @pytest.fixture
 async def sweep(
-    template: Template, stories: dict[str, Story], verb: str, quick_folder: Path
+    template: Template, stories: dict[tuple[str, str], Story], verb: str, folder: Path | None
 ) -> Sweep:
-    if verb not in stories:
-        async with template.stage(quick_folder) as stage:
-            stories[verb] = await Story.of(VERBS[verb], stage)
-    return Sweep(template, quick_folder, VERBS[verb], stories[verb])
+    key = (verb, str(folder))
+    if key not in stories:
+        async with template.stage(folder) as stage:
+            stories[key] = await Story.of(VERBS[verb], stage)
+    return Sweep(template, folder, VERBS[verb], stories[key])
 
 
 async def answer_of(start: Start, stage: Stage) -> Any:
@@ -113,6 +122,7 @@ def plain(attempt: Attempt, stage: Stage) -> Any:
     return stage.plain(attempt.answer if attempt.error is None else attempt.error)
 
 
+@in_memory_too
 @pytest.mark.parametrize(("verb", "anyio_backend", "kind"), CASES)
 async def test_cancelled_at_every_checkpoint(sweep: Sweep, verb: str, kind: str) -> None:
     for at in count(0 if LONG or verb in SAMPLE else 1):
@@ -172,6 +182,7 @@ async def test_cancelled_when_the_transaction_has_run(sweep: Sweep, kind: str, s
         await sweep.check(stage, attempt, done=True)
 
 
+@in_memory_too
 @both_natures
 @pytest.mark.parametrize("moment", ["posted", "run", "answered"])
 @pytest.mark.parametrize("verb", ["get", "ended", "queue.get_result-wait"])

@@ -37,10 +37,11 @@ async def fill(path: Path) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
+def disk(tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(tmp_path)
     anyio.run(fill, disk.path)
-    return disk
+    yield disk
+    disk.close()
 
 
 def look(path: Path) -> tuple[int, int]:

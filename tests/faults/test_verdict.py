@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,8 +91,11 @@ class Story:
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Story:
-    return Story(tmp_path)
+def story(tmp_path: Path) -> Iterator[Story]:
+    story = Story(tmp_path)
+    yield story
+    for journal in (story.tries, story.runs):
+        journal.close()
 
 
 def test_an_honest_story_is_believed(story: Story) -> None:
@@ -133,7 +136,6 @@ def stored_in_part(story: Story) -> None:
 
 def from_nowhere(story: Story) -> None:
     story.enqueue("<a>")
-    story.tries.close()
     (story.folder / "e0.tries.jsonl").unlink()
 
 

@@ -68,7 +68,7 @@ async def test_a_commit_that_is_under_way_when_the_watch_begins(tmp_path: Path) 
     disk = Disk(tmp_path)
     disk.control.sync_delay = 60_000
     with Program(disk.path, environment=disk.environment()) as program, anyio.fail_after(BOUND):
-        for number in range(1, 11):
+        for number in range(1, 6):
             async with SQLiteBackend(disk.path) as backend:
                 token = backend.token()
                 written = disk.control.writes

@@ -127,7 +127,7 @@ def test_a_loop_that_ends_under_a_worker_gives_back(tmp_path: Path) -> None:
 async def beside(backend: SQLiteBackend, queue: TaskQueue, name: str) -> str:
     """Run a rude task beside an innocent one. Returns how the rude one ended."""
     async with worker(backend):
-        innocent = await queue.enqueue(f.sleep, 0.2)
+        innocent = await queue.enqueue(f.sleep, 0.1)
         await until(lambda: f.noted == ["started"])
         function = f.registry.get(name)
         assert function is not None

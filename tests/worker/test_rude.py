@@ -13,7 +13,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from sitq import Registry, Retry, SQLiteBackend, State, TaskQueue, Worker
+from sitq import Registry, Retry, SQLiteBackend, State, TaskQueue, Worker, lifecycle
 from sitq.errors import NotOpen, StoreUnusable, TaskFailed, UsageError
 
 from . import functions as f
@@ -85,7 +85,7 @@ async def stubborn_for_a_while() -> None:
     finally:
         f.noted.append("cleaning")
         with anyio.CancelScope(shield=True):
-            await anyio.sleep(0.3)
+            await anyio.sleep(0.1)
 
 
 @pytest.mark.parametrize("kind", ["group", "liar"])
@@ -125,9 +125,10 @@ async def test_all_tasks_of_an_unknown_function_fail_in_the_end(
 
 
 async def test_a_worker_that_knows_a_function_keeps_its_backlog_alive(
-    backend: SQLiteBackend, queue: TaskQueue
+    backend: SQLiteBackend, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handles = [await queue.enqueue(f.sleep, 0.1) for _ in range(12)]
+    monkeypatch.setattr(lifecycle, "UNKNOWN_BACKOFF", (0.2, 60.0))
+    handles = [await queue.enqueue(f.sleep, 0.1) for _ in range(9)]  # longer than unknown_after
     async with (
         Worker(backend, registry=Registry(), lease=0.15, unknown_after=0.5),
         worker(backend, max_concurrency=1, lease=0.15, unknown_after=0.5),

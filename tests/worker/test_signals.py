@@ -18,8 +18,10 @@ from sitq.backends.base import Filter
 from sitq.errors import UsageError
 from sitq.model import TaskRow
 
+PATIENCE = 20.0
+
 PROGRAM = """
-import logging, signal, sys, threading, anyio
+import logging, signal, sys, threading, anyio, anyio.to_thread
 from sitq import SQLiteBackend, TaskQueue, Worker, task
 
 logging.basicConfig(level="INFO")
@@ -29,7 +31,7 @@ signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.S
 @task(name="patient")
 async def patient():
     print("started", flush=True)
-    await anyio.sleep(0.4)
+    await anyio.to_thread.run_sync(sys.stdin.readline)
     print("finished", flush=True)
 
 @task(name="endless")
@@ -43,6 +45,7 @@ def in_thread():
     threading.Event().wait()
 
 async def main():
+    sys.modules["sitq.worker.serve"].HURRIED_LIMIT = float(sys.argv[4])
     backend = SQLiteBackend(sys.argv[1])
     async with TaskQueue(backend) as queue:
         await queue.enqueue(globals()[sys.argv[3]])
@@ -56,10 +59,18 @@ pytestmark = pytest.mark.parametrize("loop", ["asyncio", "trio"])
 
 
 @contextmanager
-def program(path: Path, loop: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-P", "-c", PROGRAM, str(path), loop, *words]
-    pipes = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipes, stderr=pipes, text=True) as process:
+def program(
+    path: Path, loop: str, function: str, *words: str, hurried: float = PATIENCE
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker with one task, which has started. Once hurried it waits for the task so long."""
+    options = [str(path), loop, function, str(hurried), *words]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM, *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "started\n"
@@ -90,7 +101,8 @@ def test_a_signal_lets_tasks_finish(loop: str, name: str, tmp_path: Path) -> Non
     path = tmp_path / "tasks.db"
     with program(path, loop, "patient") as process:
         process.send_signal(getattr(signal, name))
-        output, errors = process.communicate(timeout=20)
+        wait_for_log(process, "stops: signal received")
+        output, errors = process.communicate("go on\n", timeout=PATIENCE)
     assert (process.returncode, output) == (0, "finished\nleft\n"), errors
     assert row_of(path).state is State.SUCCEEDED
     assert workers_of(path) == 0
@@ -109,7 +121,7 @@ def test_a_second_signal_gives_back_and_exits(loop: str, tmp_path: Path) -> None
         process.send_signal(signal.SIGTERM)
         wait_for_log(process, "stops: signal received")
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode not in (0, None), errors
     assert "left" not in output
     row = row_of(path)
@@ -119,11 +131,11 @@ def test_a_second_signal_gives_back_and_exits(loop: str, tmp_path: Path) -> None
 
 def test_a_second_signal_leaves_a_thread_to_the_lease(loop: str, tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    with program(path, loop, "in_thread") as process:
+    with program(path, loop, "in_thread", hurried=0.2) as process:
         process.send_signal(signal.SIGTERM)
         wait_for_log(process, "stops: signal received")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGTERM
     assert row_of(path).state is State.RUNNING
     assert workers_of(path) == 1
@@ -137,8 +149,8 @@ def test_a_third_signal_ends_the_process(loop: str, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         wait_for_log(process, "stops at once")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-    assert process.returncode in (-signal.SIGINT, -signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGINT
 
 
 def test_cancellation_is_heard_during_the_grace(loop: str, tmp_path: Path) -> None:
@@ -153,7 +165,7 @@ def test_cancellation_is_heard_during_the_grace(loop: str, tmp_path: Path) -> No
                 assert await backend.cancel(task.id) is State.RUNNING
 
         anyio.run(cancel)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (0, "left\n"), errors
     assert row_of(path).state is State.CANCELLED
 

@@ -82,18 +82,21 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
         last = (SELECT value FROM sitq_meta WHERE name = 'ended'),
         chosen = (SELECT json_group_array(seq) FROM sitq_chosen),
         tasks = (
+            -- What is no number is written as one that nobody can read: then the row is looked at.
             SELECT json_group_array(json_array(
                 seq,
                 hex(CASE typeof(id) WHEN 'blob' THEN id END),
                 name, queue, priority, fence, attempts, crashes, epoch,
-                CASE typeof(run_at) WHEN 'real' THEN printf('%!.17g', run_at) ELSE run_at END,
-                CASE typeof(timeout) WHEN 'real' THEN printf('%!.17g', timeout) ELSE timeout END,
-                CASE typeof(deadline) WHEN 'real' THEN printf('%!.17g', deadline) ELSE deadline END,
+                CASE typeof(run_at) WHEN 'real' THEN printf('%!.17g', run_at) ELSE '?' END,
+                CASE typeof(timeout) WHEN 'real' THEN printf('%!.17g', timeout)
+                    WHEN 'null' THEN NULL ELSE '?' END,
+                CASE typeof(deadline) WHEN 'real' THEN printf('%!.17g', deadline)
+                    WHEN 'null' THEN NULL ELSE '?' END,
                 CASE typeof(retry) WHEN 'blob' THEN hex(retry) END,
                 CASE typeof(arguments) WHEN 'blob' THEN hex(arguments) END,
-                CASE typeof(enqueued) WHEN 'real' THEN printf('%!.17g', enqueued) ELSE enqueued END,
+                CASE typeof(enqueued) WHEN 'real' THEN printf('%!.17g', enqueued) ELSE '?' END,
                 CASE typeof(unknown_since) WHEN 'real' THEN printf('%!.17g', unknown_since)
-                    ELSE unknown_since END
+                    WHEN 'null' THEN NULL ELSE '?' END
             ))
             FROM sitq_task WHERE seq IN (SELECT seq FROM sitq_chosen) AND state = 1
         );
