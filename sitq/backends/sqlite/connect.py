@@ -131,6 +131,8 @@ class Database:
         self.in_memory: bool = path == ":memory:"
         self.is_wanted: bool = True
         """No, if it was given up while it was being opened: then no lock is waited for."""
+        self.writes: int = 0
+        """How many write transactions were begun here."""
         self._synchronous = synchronous
         self._busy_limit = busy_limit
         self._identity: dict[str, tuple[int, int]] = {}
@@ -173,6 +175,7 @@ class Database:
         self._refuse_damaged()
         with self._judged(connection):
             self._begin(connection)
+            self.writes += 1
             try:
                 yield
                 self.check_usable()
@@ -192,6 +195,7 @@ class Database:
             NotPlain: it cannot be done so; nothing of it was.
         """
         self.check_usable()
+        self.writes += 1
         with self._judged(connection):
             try:
                 self._patiently(lambda: connection.execute(statement, values))

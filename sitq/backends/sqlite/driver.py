@@ -51,8 +51,6 @@ class Driver:
         self._connection: sqlite3.Connection | None = None
         self._put: Callable[[Job | None], object] | None = None
         self._renewed: Callable[[sqlite3.Connection], sqlite3.Connection] | None = None
-        self.used: int = 0
-        """How often work was posted."""
 
     async def open(
         self,
@@ -92,7 +90,6 @@ class Driver:
             self._loop.call(partial(done, result, error))
 
         assert self._put is not None
-        self.used += 1
         self._put(job)
 
     def tell(self, work: Callable[[sqlite3.Connection | None], object]) -> None:

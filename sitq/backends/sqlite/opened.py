@@ -54,9 +54,7 @@ class Opened:
             if not database.in_memory:
                 await opened.reader.open(database.connect, database.renewed)
                 await opened.reader.run(lambda c: database.read(c, warn_if_shared))
-                opened._watch = Watch(
-                    database, opened._hear, lambda: opened.writer.used, opened._ask_writer
-                )
+                opened._watch = Watch(database, opened._hear, opened._ask_writer)
         except BaseException:
             database.is_wanted = False
             await opened.close()

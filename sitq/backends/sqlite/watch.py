@@ -50,20 +50,14 @@ class Watch:
         database: which one; the watcher makes its own connection to it.
         changed: called on the thread after a commit of others was seen, and when the database is
             unusable: whoever waits looks then, and meets the error.
-        writes: how often this process's own writer was used so far.
-        ask: called after a commit that may be the writer's own: to ask the writer whether it is.
+        ask: called after a commit that may be this process's own: the writer knows.
     """
 
     def __init__(
-        self,
-        database: Database,
-        changed: Callable[[], object],
-        writes: Callable[[], int],
-        ask: Callable[[], object],
+        self, database: Database, changed: Callable[[], object], ask: Callable[[], object]
     ) -> None:
         self._database = database
         self._changed = changed
-        self._writes = writes
         self._ask = ask
         self._known_writes = -1
         self._spacing = 0.0
@@ -146,7 +140,7 @@ class Watch:
         return now
 
     def _tell(self) -> None:
-        writes = self._writes()
+        writes = self._database.writes
         if writes == self._known_writes:
             self._spacing = 0.0
             self._changed()
