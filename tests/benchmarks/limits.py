@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -15,7 +15,7 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
-from sitq.backends.sqlite.queries import SQL, padded, padded_size, with_values
+from sitq.backends.sqlite.queries import SQL, padded, with_values
 from tests.benchmarks.setting import URL, Figures, Setting, percentile
 from tests.benchmarks.store import NOTHING, connect, create, fill, new_rows
 from tests.benchmarks.tasks import QUEUE
@@ -109,15 +109,28 @@ def reserve_by_hand(connection: Connection, worker: int, limit: int) -> list[Any
     return connection.execute(sql, values).fetchall()
 
 
+_SETTLE = """
+WITH v (seq, fence, value, change) AS (VALUES {values})
+UPDATE sitq_task SET
+    state = 2, crashes = 0, value = v.value, change = v.change, worker = NULL, ended = ?
+FROM v
+WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker = ?
+    AND sitq_task.state = 1
+"""
+
+
+@cache
+def _settle_sql(count: int) -> str:
+    return _SETTLE.replace("{values}", ", ".join(["(?, ?, ?, ?)"] * count))
+
+
 def settle_by_hand(connection: Connection, worker: int, rows: list[Any]) -> None:
-    """Settle successes with sitq's SQL, in the caller's transaction."""
+    """Settle successes in one statement, in the caller's transaction."""
     [last] = connection.execute(SQL["raise_ended"], (len(rows),)).fetchone()
     values: list[Any] = []
     for change, row in enumerate(rows, last - len(rows) + 1):
         values += (row[0], row[5], NOTHING, change)
-    values += [None] * (4 * (padded_size(len(rows)) - len(rows)))
-    sql = with_values("succeed", "(?, ?, ?, ?)", len(rows))
-    connection.execute(sql, (*values, time.time(), worker))
+    connection.execute(_settle_sql(len(rows)), (*values, time.time(), worker))
 
 
 def drain_by_hand(setting: Setting, count: int, slots: int) -> Figures:
