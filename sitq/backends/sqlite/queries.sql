@@ -122,15 +122,6 @@ RETURNING seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, 
     AND typeof(body) = 'blob' AND length(body) <= ?)),
     enqueued, unknown_since
 
--- name: taken
--- What `reserve` returns, of tasks that were given away.
-SELECT seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, epoch, run_at,
-    timeout, deadline, retry,
-    coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0
-    AND typeof(body) = 'blob' AND length(body) <= ?2)),
-    enqueued, unknown_since
-FROM sitq_task WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 1
-
 -- name: has_lease
 SELECT 1 FROM sitq_worker WHERE id = ?
 

@@ -101,6 +101,8 @@ class Turns:
         is_plain = _KINDS.issuperset(wishes) and len(wishes) == len(batch)
         if not is_plain or settle is None or not settle.is_plain():
             return False
+        if reserve is not None and reserve.worker != settle.worker:
+            return False
         try:
             settled, last, chosen, tasks = self._execute(connection, settle, reserve)
         except NotPlain:
@@ -162,24 +164,13 @@ class Turns:
     def _reserved(
         self, connection: Connection, reserve: Reserve, chosen: str, tasks: str
     ) -> Reserved:
-        seqs: list[int] = json.loads(chosen)
-        try:
-            rows = [_from_json(*row) for row in json.loads(tasks)]
-        except (ValueError, TypeError):  # not as plain as it seemed
-            rows = self._read(connection, reserve, seqs)
-        given = sorted(filter(is_sound, rows), key=lambda task: (task.run_at, task.seq))
-        self._damaged += {*seqs}.difference(task.seq for task in given)
+        given = [task for row in json.loads(tasks) if is_sound(task := _from_json(*row))]
+        given.sort(key=lambda task: (task.run_at, task.seq))
+        self._damaged += {*json.loads(chosen)}.difference(task.seq for task in given)
         found = Reserved(given, [])
         with suppress(StoreError):  # who asks for more next meets it
             found = self._completed(connection, reserve, found)
         return found
-
-    def _read(
-        self, connection: Connection, reserve: Reserve, seqs: Sequence[int]
-    ) -> list[Reservation]:
-        what = (json.dumps(seqs), reserve.wanted.largest)
-        rows = self._database.read(connection, lambda c: c.execute(SQL["taken"], what).fetchall())
-        return [Reservation._make(row) for row in rows]
 
     def _completed(self, connection: Connection, reserve: Reserve, found: Reserved) -> Reserved:
         """Condemn what is damaged, and look for more if there is less than wanted."""
@@ -218,7 +209,7 @@ def _from_json(
     enqueued: str,
     unknown_since: str | None,
 ) -> Reservation:
-    """A task as ``turn.sql`` writes it. Arguments that stand aside are null, which is an error."""
+    """A task as ``turn.sql`` writes it."""
     return Reservation(
         seq,
         bytes.fromhex(id),

@@ -71,32 +71,38 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
         AND priority = (SELECT priority FROM sitq_top) AND run_at <= NEW.now
         AND crashes = 0 AND (deadline IS NULL OR deadline > NEW.now)
     ORDER BY run_at, seq LIMIT NEW.most;
+    -- All of them or none: arguments that stand aside, and rows that a stranger wrote, are not plain.
+    DELETE FROM sitq_chosen WHERE EXISTS (
+        SELECT 1 FROM sitq_task
+        WHERE seq IN (SELECT seq FROM sitq_chosen) AND NOT (
+            typeof(id) = 'blob' AND typeof(name) = 'text' AND typeof(queue) = 'text'
+            AND typeof(fence) = 'integer' AND typeof(attempts) = 'integer'
+            AND typeof(epoch) = 'integer' AND typeof(run_at) = 'real' AND typeof(enqueued) = 'real'
+            AND typeof(timeout) IN ('real', 'null') AND typeof(deadline) IN ('real', 'null')
+            AND typeof(unknown_since) IN ('real', 'null') AND cancel = 0
+            AND typeof(arguments) = 'blob' AND length(arguments) <= 1024
+            AND typeof(retry) IN ('blob', 'null') AND coalesce(length(retry), 0) <= 65536
+            AND typeof(error) IN ('blob', 'null') AND coalesce(length(error), 0) <= 1024
+            AND typeof(value) = 'null'
+        )
+    );
     UPDATE OR IGNORE sitq_task SET
         state = 1, worker = NEW.worker, fence = fence + 1, started = NEW.now
-    WHERE seq IN (SELECT seq FROM sitq_chosen)
-        AND typeof(arguments) IN ('blob', 'null') AND coalesce(length(arguments), 0) <= 1024
-        AND typeof(retry) IN ('blob', 'null') AND coalesce(length(retry), 0) <= 65536
-        AND typeof(error) IN ('blob', 'null') AND coalesce(length(error), 0) <= 1024
-        AND typeof(value) = 'null' AND cancel = 0;
+    WHERE seq IN (SELECT seq FROM sitq_chosen);
     UPDATE sitq_answer SET
         last = (SELECT value FROM sitq_meta WHERE name = 'ended'),
         chosen = (SELECT json_group_array(seq) FROM sitq_chosen),
         tasks = (
-            -- What is no number is written as one that nobody can read: then the row is looked at.
+            -- JSON has no bytes, and gives numbers 15 digits only.
             SELECT json_group_array(json_array(
-                seq,
-                hex(CASE typeof(id) WHEN 'blob' THEN id END),
-                name, queue, priority, fence, attempts, crashes, epoch,
-                CASE typeof(run_at) WHEN 'real' THEN printf('%!.17g', run_at) ELSE '?' END,
-                CASE typeof(timeout) WHEN 'real' THEN printf('%!.17g', timeout)
-                    WHEN 'null' THEN NULL ELSE '?' END,
-                CASE typeof(deadline) WHEN 'real' THEN printf('%!.17g', deadline)
-                    WHEN 'null' THEN NULL ELSE '?' END,
-                CASE typeof(retry) WHEN 'blob' THEN hex(retry) END,
-                CASE typeof(arguments) WHEN 'blob' THEN hex(arguments) END,
-                CASE typeof(enqueued) WHEN 'real' THEN printf('%!.17g', enqueued) ELSE '?' END,
-                CASE typeof(unknown_since) WHEN 'real' THEN printf('%!.17g', unknown_since)
-                    WHEN 'null' THEN NULL ELSE '?' END
+                seq, hex(id), name, queue, priority, fence, attempts, crashes, epoch,
+                printf('%!.17g', run_at),
+                CASE WHEN timeout IS NOT NULL THEN printf('%!.17g', timeout) END,
+                CASE WHEN deadline IS NOT NULL THEN printf('%!.17g', deadline) END,
+                CASE WHEN retry IS NOT NULL THEN hex(retry) END,
+                hex(arguments),
+                printf('%!.17g', enqueued),
+                CASE WHEN unknown_since IS NOT NULL THEN printf('%!.17g', unknown_since) END
             ))
             FROM sitq_task WHERE seq IN (SELECT seq FROM sitq_chosen) AND state = 1
         );
