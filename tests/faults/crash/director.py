@@ -41,6 +41,7 @@ POINTS: dict[str, dict[str, int]] = {
         "running": 40,
         "ran": 40,
         "settling": 60,
+        "turning": 40,
         "keeping": 3,
         "recovering": 60,
         "taking": 12,

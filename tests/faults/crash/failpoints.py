@@ -43,7 +43,8 @@ COMMITTED: dict[str, str] = {"inserted": "insert", "reserved": "reserve"}
 """After the commit of a transaction with such a verb, before anybody is answered."""
 
 # And "running", in the midst of a task; "ran", when it has ended and nothing of that is settled;
-# "migrating", at each step of creating a database.
+# "turning", before and after a statement that is a whole transaction; "migrating", at each step of
+# creating a database.
 
 _hit: dict[str, Callable[[], None]] = {}
 
@@ -80,6 +81,8 @@ def arm(name: str, countdown: int, barrier: str | None) -> None:
         _count_commits(COMMITTED[name], count)
     elif name == "ran":
         _count_before(Shift, "end", count)
+    elif name == "turning":
+        _count_around(Database, "execute", count)
     elif name == "migrating":
         _count_migration(count)
     elif name != "running":
@@ -146,6 +149,18 @@ def _count_before(owner: type | ModuleType, name: str, count: Callable[[], None]
     def counted(*args: Any) -> Any:
         count()
         return function(*args)
+
+    setattr(owner, name, counted)
+
+
+def _count_around(owner: type, name: str, count: Callable[[], None]) -> None:
+    _count_before(owner, name, count)
+    function = getattr(owner, name)
+
+    @wraps(function)
+    def counted(*args: Any) -> None:
+        function(*args)
+        count()
 
     setattr(owner, name, counted)
 
