@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from sqlite3 import Connection, Error
+from typing import Any
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 
@@ -42,7 +43,8 @@ class Opened:
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
-        self._version: int | None = None
+        self._version: tuple[Any, ...] | None = None
+        """The writer's connection, and what it said last of the commits of others."""
         self._has_heard = False
 
     @classmethod
@@ -93,12 +95,13 @@ class Opened:
 
     def _look_for_others(self, connection: Connection | None) -> None:
         """On the writer's thread: for its connection only the commits of others are changes."""
+        version: tuple[Any, ...] | None = None  # unknown: somebody may have changed something
         if connection is not None:
             with suppress(Error):
-                [version] = connection.execute("PRAGMA data_version").fetchone()
-                if version != self._version:
-                    self._version = version
-                    self._hear()
+                version = (connection, *connection.execute("PRAGMA data_version").fetchone())
+        if version is None or version != self._version:
+            self._version = version
+            self._hear()
 
     def ends(self, changes: Sequence[Change]) -> None:
         """Runs of this process ended so."""
