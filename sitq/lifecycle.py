@@ -153,10 +153,7 @@ def forgotten(task: Reservation) -> Change:
 
 
 def _succeeded(task: Reservation, outcome: Outcome) -> Change:
-    state = TRANSITIONS[State.RUNNING][Event.SUCCEED]
-    return Change(
-        task.seq, task.fence, state, task.run_at, task.attempts, 0, task.epoch, outcome.value
-    )
+    return _change(task, Event.SUCCEED, crashes=0, value=outcome.value)
 
 
 def _released(task: Reservation, outcome: Outcome, now: float) -> Change:

@@ -90,8 +90,7 @@ def unpack(serializer: Serializer, data: bytes | None, what: str) -> Any:
         most = max_bytes(serializer)
         reason = f"it is missing, is no bytes, or has more than the {most:,} allowed"
         raise _failed(what, "read", reason)
-    if type(data) is not bytes or len(data) > max_bytes(serializer):
-        raise _unfit(serializer, data, what, "read")
+    _check_bytes(serializer, data, what, "read")
     try:
         return serializer.loads(data)
     except Refused as refused:
@@ -131,20 +130,21 @@ def _pack(
         raise
     except Exception as error:
         raise _failed(what, "stored", _raised(serializer, error)) from error
-    if type(data) is not bytes or len(data) > max_bytes(serializer):
-        raise _unfit(serializer, data, what, "stored")
+    _check_bytes(serializer, data, what, "stored")
     return data
 
 
-def _unfit(serializer: Serializer, data: object, what: str, done: str) -> NotSerializable:
+def _check_bytes(serializer: Serializer, data: object, what: str, done: str) -> None:
     if type(data) is not bytes:
-        return _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
-    return _failed(
-        what,
-        done,
-        f"{len(data):,} bytes are more than the {max_bytes(serializer):,} allowed; keep the "
-        "data elsewhere and pass where it is, or raise max_bytes of the serializer",
-    )
+        raise _failed(what, done, f"it must be bytes, not {type_name(type(data))}")
+    most = max_bytes(serializer)
+    if len(data) > most:
+        raise _failed(
+            what,
+            done,
+            f"{len(data):,} bytes are more than the {most:,} allowed; keep the "
+            "data elsewhere and pass where it is, or raise max_bytes of the serializer",
+        )
 
 
 def _failed(what: str, done: str, reason: str) -> NotSerializable:

@@ -58,8 +58,7 @@ class Loop:
 
     def is_cancelled(self) -> bool:
         """Whether the task that runs here was cancelled by asyncio itself, not by a scope."""
-        task = asyncio.current_task(self.native) if self.is_asyncio else None
-        return task is not None and task.cancelling() > 0
+        return self.cancelled_natively()()
 
     async def swallow_cancellation(self) -> None:
         """Take the cancellation that a function asked for its own task and did not wait for.

@@ -124,7 +124,7 @@ _CONDEMNED = (
 def is_sound(task: Reservation) -> bool:
     """Whether a worker can run the task, and settle it. The query sees to policy and arguments.
 
-    As the fields below demand; spelled out, since every task that is reserved passes here.
+    As the fields above demand; spelled out, since every task that is reserved passes here.
     """
     row = cast("tuple[Any, ...]", task)
     _, id, name, queue, priority, fence, attempts, crashes, epoch, *times = row

@@ -27,7 +27,7 @@ from sitq.model import Change, Reservation, State
 
 __all__ = ["Reserve", "Reserved", "Settle", "Turns"]
 
-_SCRIPT = load("sitq.backends.sqlite", "turn.sql")
+_SCRIPT = load("sitq.backends.sqlite", "turn.sql").replace("{pairs}", SQL["pairs"])
 _TURN = "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?)"
 _ANSWER = "SELECT settled, last, chosen, tasks FROM sitq_answer"
 

@@ -1,7 +1,7 @@
 -- One statement settles what succeeded and reserves what comes next: `INSERT INTO sitq_turn`.
 -- Everything here is temporary, of one connection. It does the usual case only: results that stand in
 -- their rows, and the queue whose most urgent tasks come before those of all others. What it leaves
--- over, and what it fails at, is done by `queries.sql`.
+-- over, and what it fails at, is done by `queries.sql`; the name in braces stands for a query there.
 
 CREATE TEMP VIEW sitq_turn AS
 SELECT
@@ -19,17 +19,7 @@ CREATE TEMP TABLE sitq_chosen (seq INTEGER PRIMARY KEY);
 CREATE TEMP TABLE sitq_answer (settled, last, chosen, tasks);
 
 CREATE TEMP VIEW sitq_pairs AS
-WITH RECURSIVE
-    queues (queue) AS (
-        SELECT min(queue) FROM sitq_task WHERE state = 0
-        UNION ALL
-        SELECT (SELECT min(queue) FROM sitq_task WHERE state = 0 AND queue > queues.queue)
-        FROM queues WHERE queues.queue IS NOT NULL
-    )
-SELECT
-    queue,
-    (SELECT max(priority) FROM sitq_task WHERE state = 0 AND queue = queues.queue) AS priority
-FROM queues WHERE queue IS NOT NULL;
+{pairs};
 
 CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     DELETE FROM sitq_ends;
