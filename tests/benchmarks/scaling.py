@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from sitq import Worker
 from tests.benchmarks.child import say, wait_for_word
-from tests.benchmarks.processes import companion
+from tests.benchmarks.processes import Companion, companion
 from tests.benchmarks.setting import Figures, Setting
 from tests.benchmarks.store import connect, ended, fill
 from tests.benchmarks.tasks import backend_of, registry, spin
@@ -25,19 +25,30 @@ def drain(setting: Setting, count: int, slots: int, processes: int, name: str) -
     """From the word to start until the last result is stored."""
     fill(setting, count, name)
     with closing(connect(setting.path, setting.synchronous)) as looking, ExitStack() as stack:
-        others = [
-            stack.enter_context(companion("scaling:worker", setting, slots=slots))
-            for _ in range(processes)
-        ]
-        for other in others:
-            other.is_ready()
-        started = time.perf_counter()
-        for other in others:
-            other.tell("go")
+        others = _ready(stack, "scaling:worker", setting, processes, slots=slots)
+        started = _start(others)
         while ended(looking) < count:
             time.sleep(LOOK)
         seconds = time.perf_counter() - started
     return {"rate_per_s": count / seconds}
+
+
+def _ready(
+    stack: ExitStack, name: str, setting: Setting, processes: int, **options: object
+) -> list[Companion]:
+    """Companions that wait for the word to start."""
+    others = [stack.enter_context(companion(name, setting, **options)) for _ in range(processes)]
+    for other in others:
+        other.is_ready()
+    return others
+
+
+def _start(others: list[Companion]) -> float:
+    """Give the word. Returns when."""
+    started = time.perf_counter()
+    for other in others:
+        other.tell("go")
+    return started
 
 
 def worker(setting: Setting, slots: int) -> Figures:
@@ -58,15 +69,8 @@ def burn_alone(setting: Setting, count: int, processes: int) -> Figures:
     """The limit: the same work in bare processes."""
     with ExitStack() as stack:
         share = count // processes
-        others = [
-            stack.enter_context(companion("scaling:burner", setting, count=share))
-            for _ in range(processes)
-        ]
-        for other in others:
-            other.is_ready()
-        started = time.perf_counter()
-        for other in others:
-            other.tell("go")
+        others = _ready(stack, "scaling:burner", setting, processes, count=share)
+        started = _start(others)
         for other in others:
             other.hear()
         return {"rate_per_s": share * processes / (time.perf_counter() - started)}
