@@ -15,7 +15,15 @@ from sitq.leaves import LEAVES, READERS, Refused, int_bytes, int_from, type_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["SCALARS", "Decoder", "Encoder", "Registered", "pack_native"]
+__all__ = [
+    "PLAIN_NODES",
+    "SCALARS",
+    "Decoder",
+    "Encoder",
+    "Registered",
+    "is_plain_call",
+    "pack_native",
+]
 
 # A value is one msgpack message. Scalars, lists and dicts with scalar keys are native; other leaves
 # are extensions with a flat body; other containers are arrays that begin with an empty extension,
@@ -256,6 +264,23 @@ def _at(key: object) -> str:
     return f"[{key if type(key) is int and abs(key) < 1 << 64 else type_name(type(key))}]"
 
 
+def is_plain_call(value: Any) -> bool:
+    """Whether these are the arguments of a usual call: a few scalars, none by name.
+
+    They are packed as they are; to walk through them takes three times as long.
+    """
+    if type(value) is not list or len(cast("list[Any]", value)) != 2:
+        return False
+    args, kwargs = cast("list[Any]", value)
+    return (
+        type(args) is list
+        and len(cast("list[Any]", args)) <= _FEW
+        and not kwargs
+        and type(kwargs) is dict
+        and SCALARS.issuperset(map(type, cast("list[Any]", args)))
+    )
+
+
 def pack_native(value: Any) -> bytes:
     # Strict, should a list change under our hands: nothing but the checked types gets through.
     return _packb(value, default=_big_int, strict_types=True, unicode_errors="surrogatepass")
@@ -267,6 +292,9 @@ def _big_int(value: object) -> Any:
     return _Extension(_BIG_INT, int_bytes(value))
 
 
+_FEW: Final = 16
+PLAIN_NODES: Final = _FEW + 6
+"""Values that a plain call has at most, as an `Encoder` counts."""
 _FLAT: Final[Mapping[str, Any]] = {
     "max_array_len": 16,
     "max_map_len": 0,

@@ -25,21 +25,26 @@ R_co = TypeVar("R_co", covariant=True)
 class TaskHandle(Generic[R_co]):
     """A stored task. Equal handles name the same task."""
 
-    __slots__ = ("_backend", "_serializer", "id")
+    __slots__ = ("_backend", "_id", "_serializer")
 
-    def __init__(self, id: UUID, backend: Backend, serializer: Serializer) -> None:
-        self.id: UUID = id
+    def __init__(self, id: bytes, backend: Backend, serializer: Serializer) -> None:
+        self._id = id
         self._backend = backend
         self._serializer = serializer
+
+    @property
+    def id(self) -> UUID:
+        """What names the task."""
+        return UUID(bytes=self._id)
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.id}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TaskHandle) and other.id == self.id
+        return isinstance(other, TaskHandle) and other._id == self._id
 
     def __hash__(self) -> int:
-        return hash(self.id)
+        return hash(self._id)
 
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait for the task to end and return what its function returned.
@@ -56,7 +61,7 @@ class TaskHandle(Generic[R_co]):
             TimeoutError: the task has not ended in time.
             NotSerializable: the stored value cannot be read with this serializer.
         """
-        row = await wait_for_row(self._backend, self.id, timeout, max_bytes(self._serializer))
+        row = await wait_for_row(self._backend, self._id, timeout, max_bytes(self._serializer))
         if row is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
         if row.state not in TERMINAL:
@@ -65,7 +70,7 @@ class TaskHandle(Generic[R_co]):
 
     async def get(self) -> Task | None:
         """The task as it is now; None if there is no such task."""
-        row = await self._backend.get(self.id.bytes, 0)
+        row = await self._backend.get(self._id, 0)
         return None if row is None else to_task(row)
 
     async def status(self) -> State:
@@ -88,7 +93,7 @@ class TaskHandle(Generic[R_co]):
         Raises:
             TaskNotFound: there is no such task.
         """
-        state = await self._backend.cancel(self.id.bytes)
+        state = await self._backend.cancel(self._id)
         if state is None:
             raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
         return state in (State.PENDING, State.RUNNING)
@@ -100,12 +105,12 @@ def _check_wait(timeout: float) -> float:
 
 
 async def wait_for_row(
-    backend: Backend, id: UUID, timeout: float | None, largest: int
+    backend: Backend, id: bytes, timeout: float | None, largest: int
 ) -> TaskRow | None:
     """A task once it has ended, or as it is after ``timeout`` seconds. None if it is absent."""
     with anyio.move_on_after(math.inf if timeout is None else _check_wait(timeout)):
-        return await backend.ended(id.bytes, largest)
-    return await backend.get(id.bytes, largest)
+        return await backend.ended(id, largest)
+    return await backend.get(id, largest)
 
 
 def value_of(result: Result) -> Any:

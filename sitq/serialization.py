@@ -11,7 +11,15 @@ from dataclasses import fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from sitq.codec import SCALARS, Decoder, Encoder, Registered, pack_native
+from sitq.codec import (
+    PLAIN_NODES,
+    SCALARS,
+    Decoder,
+    Encoder,
+    Registered,
+    is_plain_call,
+    pack_native,
+)
 from sitq.errors import InvalidOption, NotSerializable, RegistrationRefused
 from sitq.leaves import Refused, type_name
 from sitq.naming import class_name
@@ -188,6 +196,7 @@ class MsgpackSerializer(Serializer):
                 raise InvalidOption(f"{name} must be a whole number from 1 to {high}: {figure!r}")
         self.max_bytes: int = max_bytes
         self._limits = (max_depth, max_nodes)
+        self._takes_plain_calls = max_depth >= 2 and max_nodes >= PLAIN_NODES
         self._by_type: dict[Any, Registered] = {}
         self._by_name: dict[Any, Registered] = {}
         for cls in types:
@@ -217,7 +226,7 @@ class MsgpackSerializer(Serializer):
         Raises:
             NotSerializable: it holds something that would not come back as it is; says where.
         """
-        if type(obj) in SCALARS:  # most results
+        if type(obj) in SCALARS or (self._takes_plain_calls and is_plain_call(obj)):
             return pack_native(obj)
         return pack_native(Encoder(self._by_type, *self._limits).value(obj, 1))
 

@@ -1,8 +1,10 @@
-"""The event loop as other threads see it: a place to call plain functions on."""
+"""The event loop as other threads see it: a place to call plain functions on.
+
+asyncio and trio are imported where one of them runs: ``import sitq`` takes neither along.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -22,7 +24,7 @@ class Loop:
     def __init__(self) -> None:
         native: Any = current_token().native_token
         self.native = native
-        self.is_asyncio: bool = isinstance(native, asyncio.AbstractEventLoop)
+        self.is_asyncio: bool = hasattr(native, "call_soon_threadsafe")
         self._call = native.call_soon_threadsafe if self.is_asyncio else native.run_sync_soon
         self.scope: Callable[[], CancelScope] = _scope_class(self.is_asyncio)
         """Makes a cancel scope, without asking each time which loop this is."""
@@ -53,7 +55,11 @@ class Loop:
 
         asyncio can do that, and does so to every task when `asyncio.run` ends.
         """
-        task = asyncio.current_task() if self.is_asyncio else None
+        if not self.is_asyncio:
+            return lambda: False
+        import asyncio
+
+        task = asyncio.current_task()
         return lambda: task is not None and task.cancelling() > 0
 
     def is_cancelled(self) -> bool:
@@ -65,6 +71,8 @@ class Loop:
 
         asyncio would deliver it at the end of the task, and so to the task group around it.
         """
+        import asyncio
+
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
 

@@ -5,9 +5,9 @@ Where a query says ``{some_name}`` it gets the text of the one above it that has
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from types import MappingProxyType
 
 __all__ = ["load", "load_queries"]
@@ -18,7 +18,9 @@ _HEADER = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 def load(package: str, name: str) -> str:
     """The text of one file of a package."""
-    return files(package).joinpath(name).read_text(encoding="utf-8")
+    data = pkgutil.get_data(package, name)
+    assert data is not None, f"the loader of {package} gives no files"
+    return data.decode()
 
 
 def load_queries(package: str, name: str = "queries.sql") -> Mapping[str, str]:

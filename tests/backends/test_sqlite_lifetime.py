@@ -18,7 +18,7 @@ from sitq.backends.base import Sweep, Wanted
 from sitq.errors import NotOpen, StoreReplaced
 from sitq.lifecycle import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, Reservation, WorkerRecord
-from sitq.queue import new_id
+from sitq.queue import new_ids
 from sitq.retry import Retry
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ def test_a_dropped_backend_leaves_no_threads(path: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [10, 5_000])
 async def test_a_task_that_goes_back_keeps_its_last_error(tmp_path: Path, size: int) -> None:
     async with SQLiteBackend(tmp_path / "tasks.db") as backend:
-        id = new_id(0.0)
+        [id] = new_ids(0.0, 1)
         await backend.insert([NewTask(id, "f", "q", 0, 0.0, None, None, None, None, b"", 0.0)])
         worker = await backend.hire(WorkerRecord("host", 1, None, 1, 15.0))
         policy = Retry(attempts=5, base=0)

@@ -16,7 +16,7 @@ from sitq.backends.base import Sweep, Wanted
 from sitq.clock import ManualClock
 from sitq.errors import NotOpen
 from sitq.model import NewTask, Reservation, WorkerRecord
-from sitq.queue import new_id
+from sitq.queue import new_ids
 
 pytestmark = pytest.mark.anyio
 
@@ -113,7 +113,7 @@ async def test_a_worker_of_another_boot_is_dead_after_a_whole_lease(tmp_path: Pa
     async with SQLiteBackend(path, clock=clock) as backend:
         now = clock.time()
         await backend.insert(
-            [NewTask(new_id(now), "f", "q", 0, now, None, None, None, None, b"", now)]
+            [NewTask(*new_ids(now, 1), "f", "q", 0, now, None, None, None, None, b"", now)]
         )
         record = WorkerRecord("host", 1, None, 1, 15.0)
         old, new = await backend.hire(record), await backend.hire(record)

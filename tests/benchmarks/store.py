@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from sitq.backends.sqlite.queries import SQL
-from sitq.queue import new_id
+from sitq.queue import new_ids
 from sitq.serialization import default_serializer, pack, pack_arguments
 from tests.benchmarks.setting import Setting
 from tests.benchmarks.tasks import QUEUE, backend_of
@@ -69,8 +69,8 @@ def new_rows(
     packed = pack_arguments(default_serializer, args, {}, name)
     for _ in range(count):
         now = time.time()
-        row = (new_id(now), name, queue, priority, now + delay, None, None, None, None, now, packed)
-        yield row
+        [id] = new_ids(now, 1)
+        yield id, name, queue, priority, now + delay, None, None, None, None, now, packed
 
 
 def _in_chunks(connection: sqlite3.Connection, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:

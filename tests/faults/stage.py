@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import anyio
 
@@ -33,7 +33,7 @@ from sitq.model import (
     WorkerRow,
     WorkerStatus,
 )
-from sitq.queue import new_id
+from sitq.queue import new_ids
 from sitq.retry import NO_RETRY
 from sitq.serialization import default_serializer, pack
 
@@ -81,7 +81,7 @@ class Template:
 
     @asynccontextmanager
     async def _in(self, folder: Path) -> AsyncGenerator[Stage]:
-        path = folder / f"{new_id(0.0).hex()}.db"
+        path = folder / f"{uuid4().hex}.db"
         shutil.copy(self.path, path)
         with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as stranger:
             async with SQLiteBackend(path, synchronous="NORMAL") as backend:
@@ -129,7 +129,7 @@ class Stage:
         """A task that can be inserted."""
         now = self.backend.clock.time()
         body = b"x" * size
-        return NewTask(new_id(now), "echo", "new", 0, now, key, None, None, None, body, now)
+        return NewTask(*new_ids(now, 1), "echo", "new", 0, now, key, None, None, None, body, now)
 
     def done(self, task: Reservation) -> Change:
         """The end of a run that succeeded."""

@@ -15,7 +15,7 @@ from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.settling import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, WorkerRecord
-from sitq.queue import new_id
+from sitq.queue import new_ids
 
 from .crash.journal import Journal, install
 from .crash.roles import CRASH_LIMIT
@@ -41,7 +41,7 @@ class Story:
 
     def enqueue(self, *tokens: str) -> None:
         now = time.time()
-        ids = [new_id(now) for _ in tokens]
+        ids = new_ids(now, len(tokens))
         self.tries.write(op="try", tokens=tokens, kinds=["plain"] * len(tokens))
         for id, token in zip(ids, tokens, strict=True):
             arguments = token.encode()
@@ -116,7 +116,7 @@ def gone(story: Story) -> None:
 def never_stored(story: Story) -> None:
     story.tell()
     story.tries.write(op="try", tokens=["<b>"], kinds=["plain"])
-    story.tries.write(op="ack", tokens=["<b>"], ids=[new_id(0.0).hex()])
+    story.tries.write(op="ack", tokens=["<b>"], ids=[new_ids(0.0, 1)[0].hex()])
 
 
 def pruned_alive(story: Story) -> None:

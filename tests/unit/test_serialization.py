@@ -29,6 +29,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sitq.codec import Encoder, pack_native
 from sitq.errors import InvalidOption, NotSerializable, RegistrationRefused
 from sitq.naming import importable_module_name
 from sitq.serialization import (
@@ -387,6 +388,25 @@ def test_what_a_node_cap_lets_in_it_lets_out(value: Any) -> None:
         except NotSerializable:
             continue
         assert same(small.loads(data), big.loads(data))
+
+
+@given(st.lists(values, max_size=20), st.dictionaries(st.text(), values, max_size=2))
+@example([], {})
+@example([1] * 16, {})
+@example([1] * 17, {})
+def test_plain_calls_are_packed_as_all_others(args: list[Any], kwargs: dict[str, Any]) -> None:
+    call = [args, kwargs]
+    for depth, most in ((1, 100), (2, 6), (2, 21), (2, 22), (100, 100_000)):
+        packs = MsgpackSerializer(REGISTERED, max_depth=depth, max_nodes=most)
+        by_walk = refused = None
+        try:
+            by_walk = pack_native(Encoder(packs._by_type, depth, most).value(call, 1))
+        except NotSerializable as error:
+            refused = str(error)
+        try:
+            assert packs.dumps(call) == by_walk
+        except NotSerializable as error:
+            assert str(error) == refused
 
 
 def test_nodes_are_capped_both_ways() -> None:

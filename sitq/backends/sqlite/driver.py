@@ -14,9 +14,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-import aiosqlite
 import anyio
-from aiosqlite.core import _STOP_RUNNING_SENTINEL  # pyright: ignore[reportPrivateUsage]
 
 from sitq.backends.loop import Loop
 
@@ -31,11 +29,6 @@ CLOSE_LIMIT = 10.0
 
 def _nothing_to_connect() -> Any:
     return object()
-
-
-def _stop() -> object:
-    """Ends the thread. aiosqlite's ``stop`` would tie that to an event loop that may be gone."""
-    return _STOP_RUNNING_SENTINEL
 
 
 def _close(connection: sqlite3.Connection | None) -> None:
@@ -149,6 +142,11 @@ class Driver:
             self._put = None
 
     async def _open_aiosqlite(self) -> None:
+        import aiosqlite  # not under trio
+        from aiosqlite.core import (
+            _STOP_RUNNING_SENTINEL,  # pyright: ignore[reportPrivateUsage]
+        )
+
         # Only aiosqlite's thread and queue are used; what runs there connects and closes.
         opening = aiosqlite.Connection(_nothing_to_connect, iter_chunk_size=64)
         # A program that never closes its backend must still be able to exit.
@@ -156,7 +154,12 @@ class Driver:
         opened: Any = await opening
         opened._connection = None  # or it would warn that nobody closed it
         queue = opened._tx
-        self._put = lambda job: queue.put_nowait((None, job or _stop))
+
+        def stop() -> object:
+            return _STOP_RUNNING_SENTINEL
+
+        # aiosqlite's own `stop` would tie the end to an event loop that may be gone.
+        self._put = lambda job: queue.put_nowait((None, job or stop))
 
     def _open_thread(self) -> None:
         jobs: SimpleQueue[Job | None] = SimpleQueue()

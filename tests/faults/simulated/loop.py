@@ -113,8 +113,8 @@ def from_seed(seed: int) -> Iterator[random.Random]:
     def shift(*args: Any) -> Shift:
         return Shift(*args, rng=random.Random(rng.random()))
 
-    def new_id(now: float) -> bytes:
-        return next(ids).to_bytes(16, "big")
+    def new_ids(now: float, number: int) -> list[bytes]:
+        return [next(ids).to_bytes(16, "big") for _ in range(number)]
 
     core: Any = trio._core._run
     core._r.seed(seed)
@@ -123,7 +123,7 @@ def from_seed(seed: int) -> Iterator[random.Random]:
         (core, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         (opened, "Driver", LoopDriver),
         (sitq.worker, "Shift", shift),
-        (sitq.queue, "new_id", new_id),
+        (sitq.queue, "new_ids", new_ids),
     ]
     before = [getattr(where, name) for where, name, _ in replaced]
     for where, name, value in replaced:
