@@ -107,6 +107,7 @@ class GroupCommit(Generic[C]):
         self._mailbox: deque[Operation[C, Any]] = deque()
         self._rows = 0
         self._busy = False
+        self._alone = False
         self._room: anyio.Event | None = None
         self._outside = 0  # callers who wait for room
 
@@ -152,7 +153,10 @@ class GroupCommit(Generic[C]):
         self._rows += operation.rows
         if not self._busy:
             self._busy = True
-            self._poster.soon(self._flush)
+            if self._alone:
+                self._flush()
+            else:
+                self._poster.soon(self._flush)
 
     def _withdraw(self, operation: Operation[C, Any]) -> None:
         if operation in self._mailbox:
@@ -196,6 +200,7 @@ class GroupCommit(Generic[C]):
                     operation.deliver(operation.result)
                 operation.event.set()
             self._busy = bool(self._mailbox)
+            self._alone = len(batch) == 1 and not self._busy  # then nobody will come soon either
             if self._busy:  # together with what they want next who are answered now
                 self._poster.soon(self._flush)
 

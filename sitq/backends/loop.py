@@ -29,6 +29,7 @@ class Loop:
         self.scope: Callable[[], CancelScope] = _scope_class(self.is_asyncio)
         """Makes a cancel scope, without asking each time which loop this is."""
         self._soon = native.call_soon if self.is_asyncio else native.run_sync_soon
+        self._running = _running_loop(self.is_asyncio)
 
     def soon(self, callback: Callable[[], Any]) -> None:
         """Call back after the tasks that are ready now have run. From the loop's own thread."""
@@ -44,7 +45,10 @@ class Loop:
 
     def is_current(self) -> bool:
         """Whether this loop is the one that runs here."""
-        return current_token().native_token is self.native
+        try:
+            return self._running() is self.native
+        except RuntimeError:  # no such loop runs here
+            return False
 
     def ended(self) -> bool:
         """Whether the loop has ended."""
@@ -105,6 +109,16 @@ def _scope_class(is_asyncio: bool) -> Any:
     import trio
 
     return trio.CancelScope
+
+
+def _running_loop(is_asyncio: bool) -> Callable[[], object]:
+    if is_asyncio:
+        import asyncio
+
+        return asyncio.get_running_loop
+    import trio
+
+    return trio.lowlevel.current_trio_token
 
 
 def _nothing() -> None:

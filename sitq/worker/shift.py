@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import platform
 import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -42,6 +41,8 @@ class Options:
 
     def record(self) -> WorkerRecord:
         """What the other workers may know."""
+        import platform  # slow to import, and needed once
+
         return WorkerRecord(
             host=platform.node(),
             pid=os.getpid(),

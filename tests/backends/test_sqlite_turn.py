@@ -14,6 +14,7 @@ from sitq.backends.base import Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.inserting import insert
 from sitq.backends.sqlite.turn import Reserve, Settle, Turns
 from sitq.model import Change, NewTask, Reservation, State, WorkerRecord
 
@@ -98,7 +99,7 @@ class Store:
             for number, draft in enumerate(drafts, 1)
         ]
         with self.database.transaction(self.connection):
-            verbs.insert(self.connection, tasks)
+            insert(self.connection, tasks)
             everything = Wanted(held, None)
             self.held: list[Reservation] = []
             if held:

@@ -70,7 +70,7 @@ def new_rows(
     for _ in range(count):
         now = time.time()
         [id] = new_ids(now, 1)
-        yield id, name, queue, priority, now + delay, None, None, None, None, now, packed
+        yield id, name, queue, priority, now + delay, None, None, None, None, packed, now
 
 
 def _in_chunks(connection: sqlite3.Connection, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:

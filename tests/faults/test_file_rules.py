@@ -34,6 +34,7 @@ def test_transactions_and_descriptors(tmp_path: Path) -> None:
             assert seen["begun"] > 50
             assert seen["written"] > 50
             assert seen["turns"] > 5
+            assert seen["inserts"] > 5
     finally:
         for child in children:
             child.kill()

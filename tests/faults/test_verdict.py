@@ -13,6 +13,7 @@ from sitq import Retry, lifecycle
 from sitq.backends.base import Wanted
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.inserting import insert
 from sitq.backends.sqlite.settling import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, WorkerRecord
 from sitq.queue import new_ids
@@ -46,7 +47,7 @@ class Story:
         for id, token in zip(ids, tokens, strict=True):
             arguments = token.encode()
             task = NewTask(id, "f", "q", 0, now, None, None, None, None, arguments, now)
-            verbs.insert(self.store, [task])
+            insert(self.store, [task])
         self.tries.write(op="ack", tokens=tokens, ids=[id.hex() for id in ids])
 
     def begin(self, worker: int, token: str = "<a>") -> None:

@@ -20,6 +20,11 @@ from sitq import Registry, Retry, SQLiteBackend, TaskQueue, Worker
 from sitq.backends.sqlite import connect
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER")
+ALONE = {
+    "INSERT INTO sitq_turn": "turns",
+    "INSERT INTO sitq_task": "inserts",
+    "WITH v (id,": "inserts",
+}
 FILE_EVENTS = ("open", "os.remove", "os.rename", "os.truncate", "os.link", "shutil.copyfile")
 ROUNDS = 8
 path, loop = sys.argv[1:]
@@ -50,8 +55,9 @@ class Traced(sqlite3.Connection):
     def _check(self, statement: str) -> None:
         words = statement.split()
         verb = words[0].upper()
-        if words[:3] == ["INSERT", "INTO", "sitq_turn"]:  # a whole transaction that begins to write
-            seen["turns"] += 1
+        alone = "" if self._begun else " ".join(words[:3])
+        if alone in ALONE:  # a whole transaction that begins to write
+            seen[ALONE[alone]] += 1
         elif words[:2] == ["CREATE", "TEMP"]:
             pass
         elif verb == "BEGIN":
@@ -91,6 +97,7 @@ async def use(queue: TaskQueue) -> None:
         handles = await queue.enqueue_many([work.call("x" * 2_000 * (number % 2)), fail.call()])
         await queue.enqueue(work.using(key=f"key {number}"), "once")
         late = await queue.enqueue(work.using(delay=3_600), "late")
+        await queue.enqueue_many([work.using(delay=3_600).call("late")] * 3)
         await late.cancel()
         await queue.retry(late)
         for handle in handles:

@@ -14,6 +14,7 @@ import threading
 import tracemalloc
 import types
 from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -390,6 +391,17 @@ def test_what_a_node_cap_lets_in_it_lets_out(value: Any) -> None:
         assert same(small.loads(data), big.loads(data))
 
 
+def stored_or_refused(dump: Callable[..., bytes], *values: Any) -> bytes | str:
+    try:
+        return dump(*values)
+    except NotSerializable as refused:
+        return str(refused)
+
+
+def walked(walk: Encoder, value: Any) -> bytes:
+    return pack_native(walk.value(value, 1))
+
+
 @given(st.lists(values, max_size=20), st.dictionaries(st.text(), values, max_size=2))
 @example([], {})
 @example([1] * 16, {})
@@ -398,15 +410,8 @@ def test_plain_calls_are_packed_as_all_others(args: list[Any], kwargs: dict[str,
     call = [args, kwargs]
     for depth, most in ((1, 100), (2, 6), (2, 21), (2, 22), (100, 100_000)):
         packs = MsgpackSerializer(REGISTERED, max_depth=depth, max_nodes=most)
-        by_walk = refused = None
-        try:
-            by_walk = pack_native(Encoder(packs._by_type, depth, most).value(call, 1))
-        except NotSerializable as error:
-            refused = str(error)
-        try:
-            assert packs.dumps(call) == by_walk
-        except NotSerializable as error:
-            assert str(error) == refused
+        walk = Encoder(packs._by_type, depth, most)
+        assert stored_or_refused(packs.dumps, call) == stored_or_refused(walked, walk, call)
 
 
 def test_nodes_are_capped_both_ways() -> None:

@@ -16,6 +16,7 @@ from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.inserting import Insert
 from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
@@ -121,7 +122,7 @@ class SQLiteBackend:
         size = sum(len(task.arguments) for task in tasks)
         ids = await opened.commit.submit(
             Operation(
-                lambda connection: verbs.insert(connection, tasks),
+                Insert(tasks),
                 rows=len(tasks),
                 size=size,
                 deliver=opened.new_work,

@@ -7,12 +7,12 @@ import logging
 import os
 import random
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from operator import methodcaller
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from sitq.backends.sqlite import migrate
@@ -27,7 +27,7 @@ from sitq.errors import (
     StoreUnusable,
 )
 
-__all__ = ["Database", "NotPlain", "pause", "translated"]
+__all__ = ["Database", "NotPlain", "pause"]
 
 T = TypeVar("T")
 
@@ -104,17 +104,26 @@ def _code(error: Exception) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-@contextmanager
-def translated(path: str) -> Generator[None]:
-    """Turns errors of SQLite that are the store's fault into those of `sitq.errors`."""
-    try:
-        yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        if isinstance(error, _CALLERS_FAULT):
-            raise
-        code = _code(error)
-        advice = _ADVICE.get(code, migrate.NOT_OURS)
-        raise _BY_CODE.get(code, StoreUnusable)(f"{path}: {error}: {advice}") from error
+class _Judged:
+    """Errors of SQLite that leave the block are judged. A class, as every statement is in one."""
+
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database, connection: sqlite3.Connection | None) -> None:
+        self._database = database
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
+            self._database.judge(error, self._connection)
 
 
 class Database:
@@ -194,7 +203,7 @@ class Database:
         Raises:
             NotPlain: it cannot be done so; nothing of it was.
         """
-        self.check_usable()
+        self._refuse_damaged()
         self.writes += 1
         with self._judged(connection):
             try:
@@ -243,18 +252,24 @@ class Database:
                 size >> 20,
             )
 
-    @contextmanager
-    def _judged(self, connection: sqlite3.Connection | None = None) -> Generator[None]:
-        """Translates errors, and remembers what they say of the file and of the connection."""
-        with translated(self.path):
-            try:
-                yield
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                if _code(error) in _DAMAGED:
-                    self._damage = f"{self.path}: {error}: restore it, and make a new backend"
-                if _code(error) == sqlite3.SQLITE_IOERR and connection and not self.in_memory:
-                    self._spoiled.add(connection)
-                raise
+    def _judged(self, connection: sqlite3.Connection | None = None) -> _Judged:
+        return _Judged(self, connection)
+
+    def judge(self, error: Exception, connection: sqlite3.Connection | None) -> None:
+        """Remember what an error says of the file and of the connection, and translate it.
+
+        Raises:
+            StoreError: it is the store's fault. It is left as it is if it is the caller's.
+        """
+        code = _code(error)
+        if code in _DAMAGED:
+            self._damage = f"{self.path}: {error}: restore it, and make a new backend"
+        if code == sqlite3.SQLITE_IOERR and connection and not self.in_memory:
+            self._spoiled.add(connection)
+        if not isinstance(error, _CALLERS_FAULT):
+            advice = _ADVICE.get(code, migrate.NOT_OURS)
+            kind = _BY_CODE.get(code, StoreUnusable)
+            raise kind(f"{self.path}: {error}: {advice}") from error
 
     def _refuse_damaged(self) -> None:
         """Once damaged, always damaged: much of a damaged file can still be written to."""
@@ -336,8 +351,9 @@ class Database:
             raise StoreReadOnly(f"{self.path}: {_ADVICE[sqlite3.SQLITE_READONLY]}")
 
     def _link_new(self, target: Path) -> None:
+        temporary = target.parent / f".sitq-{os.urandom(8).hex()}"
         try:
-            descriptor, temporary = tempfile.mkstemp(prefix=".sitq-", dir=target.parent)
+            descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         except PermissionError as error:
             raise StoreReadOnly(f"{self.path}: {error}: check the permissions") from error
         except OSError as error:

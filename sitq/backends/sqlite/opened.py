@@ -17,6 +17,7 @@ from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.inserting import insert_at_once
 from sitq.backends.sqlite.turn import Turns
 from sitq.backends.sqlite.version import warn_if_shared
 from sitq.backends.sqlite.waiters import Waiters
@@ -36,8 +37,13 @@ class Opened:
         self.work: Changes = Changes()
         self.writer: Driver = Driver(loop)
         self.reader: Driver = self.writer if database.in_memory else Driver(loop)
+        turns = Turns(database)
         self.commit: GroupCommit[Connection] = GroupCommit(
-            self.writer, database.transaction, Turns(database).take
+            self.writer,
+            database.transaction,
+            lambda connection, batch: (
+                insert_at_once(database, connection, batch) or turns.take(connection, batch)
+            ),
         )
         self.waiters: Waiters = Waiters(self.reader, database)
         self._database = database

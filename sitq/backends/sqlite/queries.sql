@@ -44,12 +44,20 @@ fence, attempts, crashes, epoch, run_at, timeout, deadline, NULL, x'', enqueued,
 
 -- name: insert
 INSERT INTO sitq_task
-    (id, name, queue, priority, run_at, key, timeout, deadline, retry, enqueued, arguments)
+    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_many
+-- Empty places have no id. The rows come in the order of the values.
+WITH v (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued) AS
+    (VALUES {values})
+INSERT INTO sitq_task
+    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
+SELECT * FROM v WHERE id IS NOT NULL
 
 -- name: insert_keyed
 INSERT INTO sitq_task
-    (id, name, queue, priority, run_at, key, timeout, deadline, retry, enqueued, arguments)
+    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) WHERE key IS NOT NULL AND state < 2 DO NOTHING
 

@@ -11,7 +11,6 @@ stays silent through several of them had as many chances to beat, and is dead.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -39,6 +38,8 @@ def boot_id() -> str:
     """Names the run of this machine's kernel: monotonic times of two boots do not compare."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    import platform  # slow to import, and not needed on Linux
+
     return platform.node()
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import groupby
-from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError, OperationalError
+from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError
 from typing import Any
 
 from sitq.backends.base import Filter, Wanted
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
 from sitq.backends.sqlite.queries import (
-    ARGUMENTS,
     ERROR,
-    INLINE,
     NUMBERS,
     SQL,
     STATES,
@@ -22,80 +19,13 @@ from sitq.backends.sqlite.queries import (
     padded,
     with_values,
 )
-from sitq.errors import KeyTaken, StoreFull, WrongState
-from sitq.model import Change, NewTask, Reservation, State, TaskRow
+from sitq.errors import KeyTaken, WrongState
+from sitq.model import Change, Reservation, State, TaskRow
 
 MOST_ENDS = 5_000
 """Ended tasks that one look for prunable ones takes in."""
 MAX_YOUNG = 100
 """Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
-
-
-def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
-    """Store the tasks. Returns for each the id of the task that stands for it."""
-    try:
-        ids = _insert_rows(connection, tasks)
-    except OperationalError:
-        _check_numbers(connection)
-        raise
-    _put_big_arguments(connection, tasks)
-    return ids
-
-
-def _insert_rows(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
-    ids = [task.id for task in tasks]
-    start = 0
-    for is_plain, group in groupby(tasks, lambda task: task.key is None):
-        run = list(group)  # in turn, since the order of enqueueing is a promise
-        if is_plain:
-            connection.executemany(SQL["insert"], map(_new_row, run))
-        else:
-            ids[start : start + len(run)] = [_insert_keyed(connection, task) for task in run]
-        start += len(run)
-    return ids
-
-
-def _check_numbers(connection: Connection) -> None:
-    """SQLite takes a number that cannot be followed by another for a full disk."""
-    if connection.execute(SQL["is_last_number"]).fetchone() is not None:
-        raise StoreFull(
-            "a row in the database has the last number of all, which sitq did not give: delete "
-            "it, and the entry of sitq_task in sqlite_sequence"
-        )
-
-
-def _new_row(task: NewTask) -> tuple[Any, ...]:
-    arguments = task.arguments if len(task.arguments) <= INLINE else None
-    return (
-        task.id,
-        task.name,
-        task.queue,
-        task.priority,
-        task.run_at,
-        task.key,
-        task.timeout,
-        task.deadline,
-        task.retry,
-        task.enqueued,
-        arguments,
-    )
-
-
-def _insert_keyed(connection: Connection, task: NewTask) -> bytes:
-    while connection.execute(SQL["insert_keyed"], _new_row(task)).rowcount != 1:
-        seq, id = connection.execute(SQL["key_holder"], (task.key,)).fetchone()
-        if id is not None:
-            return id
-        condemn(connection, [seq], task.enqueued)  # nobody could ask for that one
-    return task.id
-
-
-def _put_big_arguments(connection: Connection, tasks: Sequence[NewTask]) -> None:
-    for task in tasks:
-        if len(task.arguments) > INLINE:
-            stored = connection.execute(SQL["seq_of"], (task.id,)).fetchone()
-            if stored is not None:  # None: another task holds the key
-                connection.execute(SQL["put_big"], (stored[0], ARGUMENTS, task.arguments))
 
 
 def is_ready(connection: Connection, wanted: Wanted, now: float) -> bool:

@@ -18,14 +18,14 @@ from types import ModuleType
 from typing import Any
 
 from sitq.backends.commit import GroupCommit
-from sitq.backends.sqlite import migrate, recovery, settling, verbs
+from sitq.backends.sqlite import inserting, migrate, recovery, settling, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.worker.shift import Shift
 
 from .zygote import say, wait_at
 
 IN_TRANSACTION: dict[str, tuple[ModuleType, str]] = {
-    "inserting": (verbs, "insert"),
+    "inserting": (inserting, "insert"),
     "reserving": (verbs, "reserve"),
     "settling": (settling, "settle"),
     "keeping": (settling, "_put_big_ends"),
@@ -39,7 +39,10 @@ IN_TRANSACTION: dict[str, tuple[ModuleType, str]] = {
 }
 """Before, between and after the statements of these; the last one is right before the commit."""
 
-COMMITTED: dict[str, str] = {"inserted": "insert", "reserved": "reserve"}
+COMMITTED: dict[str, tuple[ModuleType, str]] = {
+    "inserted": (inserting, "insert"),
+    "reserved": (verbs, "reserve"),
+}
 """After the commit of a transaction with such a verb, before anybody is answered."""
 
 # And "running", in the midst of a task; "ran", when it has ended and nothing of that is settled;
@@ -78,7 +81,7 @@ def arm(name: str, countdown: int, barrier: str | None) -> None:
     if name in IN_TRANSACTION:
         _count_statements(*IN_TRANSACTION[name], count)
     elif name in COMMITTED:
-        _count_commits(COMMITTED[name], count)
+        _count_commits(*COMMITTED[name], count)
     elif name == "ran":
         _count_before(Shift, "end", count)
     elif name == "turning":
@@ -121,8 +124,8 @@ def _count_statements(module: ModuleType, name: str, count: Callable[[], None]) 
     setattr(module, name, counted)
 
 
-def _count_commits(name: str, count: Callable[[], None]) -> None:
-    verb, commit = getattr(verbs, name), GroupCommit._commit
+def _count_commits(module: ModuleType, name: str, count: Callable[[], None]) -> None:
+    verb, commit = getattr(module, name), GroupCommit._commit
     done: list[bool] = []
 
     @wraps(verb)
@@ -138,7 +141,7 @@ def _count_commits(name: str, count: Callable[[], None]) -> None:
             done.clear()
             count()
 
-    setattr(verbs, name, noted)
+    setattr(module, name, noted)
     GroupCommit._commit = counted
 
 
