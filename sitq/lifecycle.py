@@ -106,10 +106,10 @@ def settle(
         cancel_requested: somebody asked to cancel the task: it is not run again.
     """
     match outcome.kind:
-        case OutcomeKind.LOST:
-            return None
         case OutcomeKind.SUCCEEDED:
             return _succeeded(task, outcome)
+        case OutcomeKind.LOST:
+            return None
         case OutcomeKind.CANCELLED:
             return _change(task, Event.CANCEL)
         case OutcomeKind.RELEASED:
@@ -153,7 +153,17 @@ def forgotten(task: Reservation) -> Change:
 
 
 def _succeeded(task: Reservation, outcome: Outcome) -> Change:
-    return _change(task, Event.SUCCEED, crashes=0, value=outcome.value)
+    # As `_change` would make it with SUCCEED; spelled out, since most runs end here.
+    return Change(
+        task.seq,
+        task.fence,
+        State.SUCCEEDED,
+        task.run_at,
+        task.attempts,
+        0,
+        task.epoch,
+        outcome.value,
+    )
 
 
 def _released(task: Reservation, outcome: Outcome, now: float) -> Change:

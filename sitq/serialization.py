@@ -226,6 +226,8 @@ class MsgpackSerializer(Serializer):
         Raises:
             NotSerializable: it holds something that would not come back as it is; says where.
         """
+        if obj is None:  # most results
+            return _NONE
         if type(obj) in SCALARS or (self._takes_plain_calls and is_plain_call(obj)):
             return pack_native(obj)
         return pack_native(Encoder(self._by_type, *self._limits).value(obj, 1))
@@ -259,6 +261,7 @@ def _inspect(cls: type[Any]) -> Registered:
     return Registered(cls, name, init)
 
 
+_NONE: Final = pack_native(None)
 _NAMES: Final = frozenset({str})
 _ARGUMENT_KINDS: Final = (list, dict)
 

@@ -25,11 +25,21 @@ class Loop:
         native: Any = current_token().native_token
         self.native = native
         self.is_asyncio: bool = hasattr(native, "call_soon_threadsafe")
-        self._call = native.call_soon_threadsafe if self.is_asyncio else native.run_sync_soon
-        self.scope: Callable[[], CancelScope] = _scope_class(self.is_asyncio)
+        self.scope: Callable[[], CancelScope]
         """Makes a cancel scope, without asking each time which loop this is."""
-        self._soon = native.call_soon if self.is_asyncio else native.run_sync_soon
-        self._running = _running_loop(self.is_asyncio)
+        if self.is_asyncio:
+            import asyncio
+
+            self._call, self._soon = native.call_soon_threadsafe, native.call_soon
+            self._running, self._task = asyncio.get_running_loop, asyncio.current_task
+            self.scope = type(CancelScope())
+        else:
+            import trio
+
+            self._call = self._soon = native.run_sync_soon
+            self._running, self._task = trio.lowlevel.current_trio_token, _nothing
+            scope: Any = trio.CancelScope
+            self.scope = scope
 
     def soon(self, callback: Callable[[], Any]) -> None:
         """Call back after the tasks that are ready now have run. From the loop's own thread."""
@@ -59,16 +69,13 @@ class Loop:
 
         asyncio can do that, and does so to every task when `asyncio.run` ends.
         """
-        if not self.is_asyncio:
-            return lambda: False
-        import asyncio
-
-        task = asyncio.current_task()
+        task = self._task()
         return lambda: task is not None and task.cancelling() > 0
 
     def is_cancelled(self) -> bool:
         """Whether the task that runs here was cancelled by asyncio itself, not by a scope."""
-        return self.cancelled_natively()()
+        task = self._task()
+        return task is not None and task.cancelling() > 0
 
     async def swallow_cancellation(self) -> None:
         """Take the cancellation that a function asked for its own task and did not wait for.
@@ -103,23 +110,5 @@ class Loop:
         return trio.lowlevel.spawn_system_task(function, name=name, context=context)
 
 
-def _scope_class(is_asyncio: bool) -> Any:
-    if is_asyncio:
-        return type(CancelScope())
-    import trio
-
-    return trio.CancelScope
-
-
-def _running_loop(is_asyncio: bool) -> Callable[[], object]:
-    if is_asyncio:
-        import asyncio
-
-        return asyncio.get_running_loop
-    import trio
-
-    return trio.lowlevel.current_trio_token
-
-
 def _nothing() -> None:
-    """Called only to see whether it can be."""
+    """Called to see whether it can be, and where there is no task of asyncio."""

@@ -85,10 +85,12 @@ async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> l
 
     def settled(seqs: set[int]) -> None:
         # Called also when this task was cancelled while it waited: what is settled is let go.
+        tells_all = logger.isEnabledFor(logging.DEBUG)
         for seq in seqs:
             run, change = decided[seq]
             shift.let_go(run)
-            _log(shift, run, change)
+            if tells_all or change.error is not None:
+                _log(shift, run, change)
 
     if decided:
         changes = [change for _, change in decided.values()]
@@ -97,10 +99,7 @@ async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> l
 
 
 def _log(shift: Shift, run: Run, change: Change) -> None:
-    failed = run.outcome is not None and run.outcome.error is not None
-    if not failed and not logger.isEnabledFor(logging.DEBUG):
-        return
-    if not failed:
+    if change.error is None:
         shift.log(logging.DEBUG, "run ended", **_about(run))
     elif change.state is State.PENDING:
         shift.log(logging.WARNING, "run failed, to be retried", **_about(run))

@@ -147,10 +147,11 @@ class Shift:
 
     def receive(self, tasks: list[Reservation]) -> None:
         """What was reserved is held from here on, whoever asked for it."""
+        is_stopping = self.is_stopping()
         for task in tasks:
             run = Run(task, self.registry.get(task.name), self.loop.scope())
             self.held[task.seq] = run
-            if self.is_stopping():  # nothing is started any more
+            if is_stopping:  # nothing is started any more
                 kind = OutcomeKind.LOST if self.lease_lost else OutcomeKind.RELEASED
                 run.outcome = Outcome(kind)
                 self.end(run)

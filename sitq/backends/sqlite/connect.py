@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sitq.backends.sqlite import migrate
 from sitq.backends.sqlite.schema import refuse_others
@@ -197,8 +197,8 @@ class Database:
 
     def execute(
         self, connection: sqlite3.Connection, statement: str, values: Sequence[object]
-    ) -> None:
-        """One statement that is a whole write transaction.
+    ) -> list[Any]:
+        """One statement that is a whole write transaction. Returns its rows.
 
         Raises:
             NotPlain: it cannot be done so; nothing of it was.
@@ -207,12 +207,13 @@ class Database:
         self.writes += 1
         with self._judged(connection):
             try:
-                self._patiently(lambda: connection.execute(statement, values))
+                rows = self._patiently(lambda: connection.execute(statement, values).fetchall())
             except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
                 if _code(error) in _NOT_PLAIN:
                     raise NotPlain from error
                 raise
         self.check_usable()
+        return rows
 
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""

@@ -16,13 +16,14 @@ from operator import call
 from sqlite3 import Connection
 from typing import Any, NamedTuple, cast
 
+from sitq import options
 from sitq.backends.sqlite.queries import ERROR, SQL, STATES, number_ends
 from sitq.errors import TaskDamaged
 from sitq.failure import describe, pack_error, unpack_error
 from sitq.model import Change, Reservation, State, TaskRow
-from sitq.options import is_key, is_name
+from sitq.options import is_key
 
-__all__ = ["LATEST", "condemn", "is_sound", "mended", "shown"]
+__all__ = ["LATEST", "MOST", "condemn", "is_name", "is_sound", "mended", "shown"]
 
 logger: logging.Logger = logging.getLogger("sitq.sqlite")
 
@@ -32,7 +33,7 @@ MOST = 2**62
 """More than anything can be counted to."""
 _NUMBERS = (float, int)
 """RETURNING gives whole numbers as int, whatever the column is."""
-_is_name = lru_cache(maxsize=1_000)(is_name)
+is_name = lru_cache(maxsize=1_000)(options.is_name)
 
 
 class _Field(NamedTuple):
@@ -77,7 +78,7 @@ def _or_none(field: _Field) -> _Field:
 
 _COUNT = _whole(0, MOST, 0)
 _MOMENT = _real(0.0, LATEST, 0.0)
-_NAME = _text(_is_name)
+_NAME = _text(is_name)
 _TEXT = _text(lambda text: len(text) < 1 << 20)
 _BODY = _or_none(_bytes(0, MOST))
 _FIELDS: Mapping[str, _Field] = {
@@ -124,7 +125,8 @@ _CONDEMNED = (
 def is_sound(task: Reservation) -> bool:
     """Whether a worker can run the task, and settle it. The query sees to policy and arguments.
 
-    As the fields above demand; spelled out, since every task that is reserved passes here.
+    As the fields above demand; spelled out, since many tasks that are reserved pass here. What
+    `turn.sql` gives is held to the same there.
     """
     row = cast("tuple[Any, ...]", task)
     _, id, name, queue, priority, fence, attempts, crashes, epoch, *times = row
@@ -133,8 +135,8 @@ def is_sound(task: Reservation) -> bool:
         type(id) is bytes
         and len(id) == 16
         and type(name) is type(queue) is str
-        and _is_name(name)
-        and _is_name(queue)
+        and is_name(name)
+        and is_name(queue)
         and type(priority) is type(fence) is type(attempts) is type(crashes) is type(epoch) is int
         and -100 <= priority <= 100
         and -MOST <= fence <= MOST

@@ -23,7 +23,6 @@ from sitq.backends.sqlite.version import warn_if_shared
 from sitq.backends.sqlite.waiters import Waiters
 from sitq.backends.sqlite.watch import Watch
 from sitq.clock import Clock
-from sitq.lifecycle import TERMINAL
 from sitq.model import Change, State
 
 __all__ = ["FileHeart", "Opened"]
@@ -111,8 +110,9 @@ class Opened:
 
     def ends(self, changes: Sequence[Change]) -> None:
         """Runs of this process ended so."""
-        self.waiters.ended_here(change.seq for change in changes if change.state in TERMINAL)
-        if any(change.state is State.PENDING for change in changes):
+        ended = [change.seq for change in changes if change.state is not State.PENDING]
+        self.waiters.ended_here(ended)
+        if len(ended) < len(changes):
             self.work.notify()
 
     async def close(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -20,16 +19,26 @@ from sitq.backends.commit import Operation
 from sitq.backends.sql import load
 from sitq.backends.sqlite import settling, verbs
 from sitq.backends.sqlite.connect import Database, NotPlain
-from sitq.backends.sqlite.damage import condemn, is_sound
+from sitq.backends.sqlite.damage import LATEST, MOST, condemn, is_name
 from sitq.backends.sqlite.queries import INLINE, SQL
 from sitq.errors import StoreError
 from sitq.model import Change, Reservation, State
 
 __all__ = ["Reserve", "Reserved", "Settle", "Turns"]
 
-_SCRIPT = load("sitq.backends.sqlite", "turn.sql").replace("{pairs}", SQL["pairs"])
-_TURN = "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?)"
-_ANSWER = "SELECT settled, last, chosen, tasks FROM sitq_answer"
+_SCRIPT = load("sitq.backends.sqlite", "turn.sql").format(
+    pairs=SQL["pairs"], least=-MOST, most=MOST, latest=LATEST
+)
+_TURN = (
+    "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING "
+    "(SELECT turn FROM sitq_answer), (SELECT settled FROM sitq_answer), "
+    "(SELECT last FROM sitq_answer), (SELECT chosen FROM sitq_answer), "
+    "(SELECT tasks FROM sitq_answer)"
+)
+_PARTS = 4_194_304
+"""Of a second, in which ``turn.sql`` counts."""
+_MOST_ENDS, _MOST_FENCE = 1 << 10, 1 << 22
+"""What has a place in the number that tells of an end."""
 
 
 class Settle(NamedTuple):
@@ -44,8 +53,9 @@ class Settle(NamedTuple):
 
     def is_plain(self) -> bool:
         """Whether all succeeded at once, with results that stand in their rows."""
-        return all(
-            change.state is State.SUCCEEDED
+        return len(self.changes) <= _MOST_ENDS and all(
+            0 <= change.fence < _MOST_FENCE
+            and change.state is State.SUCCEEDED
             and change.attempts == 0
             and change.value is not None
             and len(change.value) <= INLINE
@@ -90,6 +100,7 @@ class Turns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._prepared: Connection | None = None
+        self._turn = 0
         self._damaged: list[int] = []
         """Rows that are still to be condemned."""
 
@@ -119,32 +130,37 @@ class Turns:
 
     def _execute(
         self, connection: Connection, settle: Settle, reserve: Reserve | None
-    ) -> tuple[int, int | None, str, str]:
+    ) -> tuple[Any, ...]:
         if connection is not self._prepared:
             connection.executescript(_SCRIPT)
             self._prepared = connection
-        sizes = [len(change.value or b"") for change in settle.changes]
-        begins = accumulate(sizes, initial=2)
-        ends = [
-            (change.seq, change.fence, begin, size)
-            for change, begin, size in zip(settle.changes, begins, sizes, strict=False)
-        ]
+        ends: dict[int, int] = {}
+        bodies = [b"."]
+        begin = 2
+        for position, change in enumerate(settle.changes):
+            body = change.value or b""
+            ends[change.seq] = change.fence << 41 | begin << 21 | len(body) << 10 | position
+            bodies.append(body)
+            begin += len(body)
         wanted = None if reserve is None or reserve.wanted.skip else reserve.wanted
         queues = None if wanted is None or wanted.queues is None else json.dumps(wanted.queues)
-        self._database.execute(
+        self._turn += 1
+        [(turn, *answer)] = self._database.execute(
             connection,
             _TURN,
             (
+                self._turn,
                 json.dumps(ends),
-                b"".join([b".", *(change.value or b"" for change in settle.changes)]),
-                len(ends),
+                b"".join(bodies),
+                len(settle.changes),
                 settle.worker,
                 settle.now,
                 0 if wanted is None else wanted.limit,
                 queues,
             ),
         )
-        return connection.execute(_ANSWER).fetchone()
+        assert turn == self._turn, "SQLite has answered before it took the turn"
+        return tuple(answer)
 
     def _settled(
         self, connection: Connection, settle: Settle, settled: int, last: int | None
@@ -164,7 +180,8 @@ class Turns:
     def _reserved(
         self, connection: Connection, reserve: Reserve, chosen: str, tasks: str
     ) -> Reserved:
-        given = [task for row in json.loads(tasks) if is_sound(task := _from_json(*row))]
+        read = [_from_json(*row) for row in json.loads(tasks)]
+        given = [task for task in read if is_name(task.name) and is_name(task.queue)]
         given.sort(key=lambda task: (task.run_at, task.seq))
         self._damaged += {*json.loads(chosen)}.difference(task.seq for task in given)
         found = Reserved(given, [])
@@ -199,14 +216,13 @@ def _from_json(
     priority: int,
     fence: int,
     attempts: int,
-    crashes: int,
     epoch: int,
-    run_at: str,
+    run_at: int | str,
     timeout: str | None,
     deadline: str | None,
     retry: str | None,
     arguments: str,
-    enqueued: str,
+    enqueued: int | str,
     unknown_since: str | None,
 ) -> Reservation:
     """A task as ``turn.sql`` writes it."""
@@ -218,13 +234,13 @@ def _from_json(
         priority,
         fence,
         attempts,
-        crashes,
+        0,
         epoch,
-        float(run_at),
+        run_at / _PARTS if type(run_at) is int else float(run_at),
         None if timeout is None else float(timeout),
         None if deadline is None else float(deadline),
         None if retry is None else bytes.fromhex(retry),
         bytes.fromhex(arguments),
-        float(enqueued),
+        enqueued / _PARTS if type(enqueued) is int else float(enqueued),
         None if unknown_since is None else float(unknown_since),
     )

@@ -1,11 +1,13 @@
 -- One statement settles what succeeded and reserves what comes next: `INSERT INTO sitq_turn`.
 -- Everything here is temporary, of one connection. It does the usual case only: results that stand in
 -- their rows, and the queue whose most urgent tasks come before those of all others. What it leaves
--- over, and what it fails at, is done by `queries.sql`; the name in braces stands for a query there.
+-- over, and what it fails at, is done by `queries.sql`. Names in braces stand for a query there, and
+-- for what `damage.py` holds a row to.
 
 CREATE TEMP VIEW sitq_turn AS
 SELECT
-    NULL AS ends,      -- JSON, [[seq, fence, where its value begins, how long it is], ...]
+    NULL AS turn,      -- its number
+    NULL AS ends,      -- JSON: by seq its fence, begin and size of its value, and position, as one number
     NULL AS bodies,    -- a byte, for else it might be empty, and the values
     NULL AS number,    -- of ends
     NULL AS worker,
@@ -16,7 +18,7 @@ SELECT
 CREATE TEMP TABLE sitq_ends (seq INTEGER PRIMARY KEY, fence, value, change);
 CREATE TEMP TABLE sitq_top (queue, priority);
 CREATE TEMP TABLE sitq_chosen (seq INTEGER PRIMARY KEY);
-CREATE TEMP TABLE sitq_answer (settled, last, chosen, tasks);
+CREATE TEMP TABLE sitq_answer (turn, settled, last, chosen, tasks);
 
 CREATE TEMP VIEW sitq_pairs AS
 {pairs};
@@ -32,10 +34,10 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     WHERE name = 'ended' AND typeof(value + NEW.number) = 'integer';
     INSERT INTO sitq_ends
     SELECT
-        json_extract(value, '$[0]'),
-        json_extract(value, '$[1]'),
-        substr(NEW.bodies, json_extract(value, '$[2]'), json_extract(value, '$[3]')),
-        (SELECT value FROM sitq_meta WHERE name = 'ended') - NEW.number + 1 + key
+        CAST(key AS INTEGER),
+        value >> 41,
+        substr(NEW.bodies, value >> 21 & 1048575, value >> 10 & 2047),
+        (SELECT value FROM sitq_meta WHERE name = 'ended') - NEW.number + 1 + (value & 1023)
     FROM json_each(NEW.ends) WHERE changes() = 1;
     UPDATE OR IGNORE sitq_task SET
         state = 2, crashes = 0, unknown_since = NULL, error = NULL, worker = NULL, ended = NEW.now,
@@ -43,7 +45,7 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     WHERE seq IN (SELECT seq FROM sitq_ends)
         AND fence = (SELECT fence FROM sitq_ends e WHERE e.seq = sitq_task.seq)
         AND +worker = NEW.worker AND +state = 1;
-    INSERT INTO sitq_answer (settled) SELECT changes();
+    INSERT INTO sitq_answer (turn, settled) SELECT NEW.turn, changes();
 
     -- Of the served queues the one whose most urgent tasks are more urgent than those of all others.
     INSERT INTO sitq_top
@@ -65,11 +67,18 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     DELETE FROM sitq_chosen WHERE EXISTS (
         SELECT 1 FROM sitq_task
         WHERE seq IN (SELECT seq FROM sitq_chosen) AND NOT (
-            typeof(id) = 'blob' AND typeof(name) = 'text' AND typeof(queue) = 'text'
-            AND typeof(fence) = 'integer' AND typeof(attempts) = 'integer'
-            AND typeof(epoch) = 'integer' AND typeof(run_at) = 'real' AND typeof(enqueued) = 'real'
-            AND typeof(timeout) IN ('real', 'null') AND typeof(deadline) IN ('real', 'null')
-            AND typeof(unknown_since) IN ('real', 'null') AND cancel = 0
+            typeof(id) = 'blob' AND length(id) = 16
+            AND typeof(name) = 'text' AND typeof(queue) = 'text' AND cancel = 0
+            AND typeof(priority) = 'integer' AND priority BETWEEN -100 AND 100
+            AND typeof(fence) = 'integer' AND fence BETWEEN {least} AND {most}
+            AND typeof(attempts) = 'integer' AND attempts BETWEEN 0 AND {most}
+            AND typeof(epoch) = 'integer' AND epoch BETWEEN 0 AND {most}
+            AND typeof(run_at) = 'real' AND run_at BETWEEN 0 AND {latest}
+            AND typeof(enqueued) = 'real' AND enqueued BETWEEN 0 AND {latest}
+            AND (timeout IS NULL OR (typeof(timeout) = 'real' AND timeout >= 0))
+            AND (deadline IS NULL OR (typeof(deadline) = 'real' AND deadline BETWEEN 0 AND {latest}))
+            AND (unknown_since IS NULL
+                OR (typeof(unknown_since) = 'real' AND unknown_since BETWEEN 0 AND {latest}))
             AND typeof(arguments) = 'blob' AND length(arguments) <= 1024
             AND typeof(retry) IN ('blob', 'null') AND coalesce(length(retry), 0) <= 65536
             AND typeof(error) IN ('blob', 'null') AND coalesce(length(error), 0) <= 1024
@@ -83,15 +92,18 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
         last = (SELECT value FROM sitq_meta WHERE name = 'ended'),
         chosen = (SELECT json_group_array(seq) FROM sitq_chosen),
         tasks = (
-            -- JSON has no bytes, and gives numbers 15 digits only.
+            -- JSON has no bytes, and gives numbers 15 digits only. A time of today is a whole number
+            -- of 1/4194304 seconds: SQLite keeps it in 52 bits, of which 22 stand for the fraction.
             SELECT json_group_array(json_array(
-                seq, hex(id), name, queue, priority, fence, attempts, crashes, epoch,
-                printf('%!.17g', run_at),
+                seq, hex(id), name, queue, priority, fence, attempts, epoch,
+                CASE WHEN CAST(run_at * 4194304.0 AS INTEGER) = run_at * 4194304.0
+                    THEN CAST(run_at * 4194304.0 AS INTEGER) ELSE printf('%!.17g', run_at) END,
                 CASE WHEN timeout IS NOT NULL THEN printf('%!.17g', timeout) END,
                 CASE WHEN deadline IS NOT NULL THEN printf('%!.17g', deadline) END,
                 CASE WHEN retry IS NOT NULL THEN hex(retry) END,
                 hex(arguments),
-                printf('%!.17g', enqueued),
+                CASE WHEN CAST(enqueued * 4194304.0 AS INTEGER) = enqueued * 4194304.0
+                    THEN CAST(enqueued * 4194304.0 AS INTEGER) ELSE printf('%!.17g', enqueued) END,
                 CASE WHEN unknown_since IS NOT NULL THEN printf('%!.17g', unknown_since) END
             ))
             FROM sitq_task WHERE seq IN (SELECT seq FROM sitq_chosen) AND state = 1
