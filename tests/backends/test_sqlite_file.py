@@ -18,6 +18,7 @@ import pytest
 
 from sitq import SQLiteBackend
 from sitq.backends.base import Filter
+from sitq.backends.sqlite import verbs
 from sitq.backends.sqlite.verbs import SQL
 from sitq.errors import (
     NotOpen,
@@ -271,3 +272,14 @@ async def test_hot_queries_walk_partial_indexes(path, query, index):
     steps = [row[3] for row in plan if "sitq_task" in row[3]]
     assert steps
     assert all(index in step for step in steps), steps
+
+
+async def test_several_queues_are_walked_without_sorting(path):
+    sql = verbs._merged(3)
+    async with SQLiteBackend(path) as backend:
+        plan = await backend._opened.reader.run(
+            lambda c: c.execute("EXPLAIN QUERY PLAN " + sql, [None] * sql.count("?")).fetchall()
+        )
+    steps = [row[3] for row in plan]
+    assert sum("sitq_ready" in step for step in steps) == 3
+    assert not any("ORDER BY" in step for step in steps), steps

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Callable
 from sqlite3 import Connection
 
 import anyio
+import anyio.to_thread
 
-from sitq import SQLiteBackend, TaskQueue, Worker
+from sitq import SQLiteBackend, TaskQueue
 from tests.benchmarks.memory import resident
+from tests.benchmarks.processes import companion
 from tests.benchmarks.setting import Figures, Setting
-from tests.benchmarks.tasks import backend_of, nothing, registry
+from tests.benchmarks.tasks import backend_of, nothing
 
 __all__ = ["bare_waiters", "waiters"]
 
@@ -21,7 +24,10 @@ LOOK = 0.01
 
 
 def waiters(setting: Setting, count: int) -> Figures:
-    """Memory a waiter, and the time on the reader's thread of each look for those that ended."""
+    """Memory a waiter, and the time on the reader's thread of each look for those that ended.
+
+    The worker is in another process: who waits for one in the same process needs no look.
+    """
     return setting.run(_waiters, setting, count)
 
 
@@ -35,11 +41,12 @@ async def _waiters(setting: Setting, count: int) -> Figures:
         async with anyio.create_task_group() as group:
             for handle in handles:
                 group.start_soon(handle.result)
-            await _until_waiting(backend, count)
+            await _until(backend, lambda waiting: waiting >= count)
             memory = resident() - before
-            started = time.perf_counter()
-            async with Worker(backend, max_concurrency=100, registry=registry):
-                await handles[-1].result()
+            with companion("waking:worker", setting) as other:
+                await anyio.to_thread.run_sync(other.is_ready)
+                started = time.perf_counter()
+                await _until(backend, lambda waiting: waiting == 0)
                 seconds = time.perf_counter() - started
     return {
         "query_p50_ms": 1000 * statistics.median(used for _, used in looks),
@@ -50,11 +57,11 @@ async def _waiters(setting: Setting, count: int) -> Figures:
     }
 
 
-async def _until_waiting(backend: SQLiteBackend, count: int) -> None:
-    """Each has looked once by itself, and is on the list of those that wait."""
+async def _until(backend: SQLiteBackend, enough: Callable[[int], bool]) -> None:
+    """So many wait, each of whom has looked once by itself."""
     opened = backend._opened
     assert opened is not None
-    while len(opened.waiters._events) < count:
+    while not enough(len(opened.waiters._events)):
         await anyio.sleep(LOOK)
     await backend.counts()  # behind the last of their looks on the reader's thread
     await anyio.sleep(LOOK)
@@ -67,9 +74,9 @@ def _time_looks(backend: SQLiteBackend) -> list[tuple[float, float]]:
     look = opened.waiters._read
     took: list[tuple[float, float]] = []
 
-    def timed(waiting: frozenset[bytes], connection: Connection) -> set[bytes]:
+    def timed(connection: Connection) -> set[bytes] | None:
         started, used = time.perf_counter(), time.thread_time()
-        ended = look(waiting, connection)
+        ended = look(connection)
         took.append((time.perf_counter() - started, time.thread_time() - used))
         return ended
 

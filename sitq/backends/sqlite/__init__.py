@@ -239,7 +239,12 @@ class SQLiteBackend:
         return await self._write(lambda c: verbs.revive(c, id, self._clock.time()))
 
     async def get(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
-        return await self._read(lambda connection: verbs.get(connection, id, largest))
+        opened = await self._ready()
+
+        def look(connection: Connection) -> TaskRow | None:
+            return self._database.read(connection, lambda c: verbs.get(c, id, largest))
+
+        return await opened.looks.submit(Operation(look))
 
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         return await self._read(lambda c: verbs.find(c, wanted, after, limit))

@@ -44,7 +44,8 @@ class Opened:
                 insert_at_once(database, connection, batch) or turns.take(connection, batch)
             ),
         )
-        self.waiters: Waiters = Waiters(self.reader, database)
+        self.looks: GroupCommit[Connection] = GroupCommit(self.reader, nullcontext)
+        self.waiters: Waiters = Waiters(self.reader, database, self.looks)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
@@ -131,6 +132,7 @@ class Opened:
                 if self._watch is not None:
                     self._watch.close()
                     await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
+                await self.looks.drained()
                 if self.reader is not self.writer:
                     await self.reader.close()
                 await self.writer.close()

@@ -104,7 +104,6 @@ SELECT seq, run_at FROM sitq_task
 WHERE state = 0 AND queue = ? AND priority = ? AND run_at <= ?
     AND crashes = 0 AND (deadline IS NULL OR deadline > ?)
     AND name NOT IN (SELECT value FROM json_each(?))
-ORDER BY run_at, seq LIMIT ?
 
 -- name: ready_suspect
 SELECT seq, run_at FROM sitq_task

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
 from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError
 from typing import Any
 
@@ -24,6 +26,8 @@ from sitq.model import Change, Reservation, State, TaskRow
 
 MOST_ENDS = 5_000
 """Ended tasks that one look for prunable ones takes in."""
+MOST_MERGED = 100
+"""Queues that one statement looks into; SQLite takes 500."""
 MAX_YOUNG = 100
 """Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
 
@@ -72,11 +76,14 @@ def _ready(connection: Connection, wanted: Wanted, now: float) -> list[int]:
             break
         found: list[tuple[float, int]] = []
         suspects: list[tuple[float, int]] = []
-        for queue in (queue for queue, its in pairs if its == priority):
-            what = (queue, priority, now, now, skip)
-            found += _by_time(connection.execute(SQL["ready"], (*what, rest)))
-            if suspect:
-                suspects += _by_time(connection.execute(SQL["ready_suspect"], what))
+        queues = [(queue, priority, now, now, skip) for queue, its in pairs if its == priority]
+        for start in range(0, len(queues), MOST_MERGED):
+            some = queues[start : start + MOST_MERGED]
+            values = (*chain.from_iterable(some), rest)
+            found += _by_time(connection.execute(_merged(len(some)), values))
+        if suspect:
+            for queue in queues:
+                suspects += _by_time(connection.execute(SQL["ready_suspect"], queue))
         if suspects:
             found.append(min(suspects))
         found.sort()
@@ -84,6 +91,12 @@ def _ready(connection: Connection, wanted: Wanted, now: float) -> list[int]:
         suspect = suspect and not (suspects and min(suspects) in found)
         chosen += [seq for _, seq in found]
     return chosen
+
+
+@lru_cache
+def _merged(queues: int) -> str:
+    """One look into so many queues: SQLite walks along all of them at once, up to the limit."""
+    return " UNION ALL ".join([SQL["ready"]] * queues) + " ORDER BY run_at, seq LIMIT ?"
 
 
 def _by_time(rows: Iterable[tuple[int, float]]) -> list[tuple[float, int]]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from sitq.backends.commit import GroupCommit, Operation
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
 from sitq.backends.sqlite.queries import SQL
@@ -32,10 +33,17 @@ MOST_UNSEEN = 10_000
 
 
 class Waiters:
-    """Those who wait for a task to end, by the id of the task."""
+    """Those who wait for a task to end, by the id of the task.
 
-    def __init__(self, reader: Driver, database: Database) -> None:
+    Args:
+        reader: has the connection that is looked through.
+        database: what that leads to.
+        looks: gathers what many want to look at in the same moment, on the same connection.
+    """
+
+    def __init__(self, reader: Driver, database: Database, looks: GroupCommit[Connection]) -> None:
         self._reader = reader
+        self._looks = looks
         self._database = database
         self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
         self._by_seq: dict[int, list[anyio.Event]] = defaultdict(list)
@@ -56,8 +64,9 @@ class Waiters:
             self._events[id].append(event)
             self._looking.add(event)
             try:
-                row = await self._reader.run(
-                    lambda c: self._database.read(c, partial(self._look, id, largest))
+                look = partial(self._look, id, largest)
+                row = await self._looks.submit(
+                    Operation(lambda c: self._database.read(c, look))  # noqa: B023, one at a time
                 )
                 if row is None or row.state in TERMINAL:
                     return row
@@ -73,9 +82,7 @@ class Waiters:
         self._again = self._reading
         if not self._reading:
             self._reading = True
-            waiting = frozenset(self._events)
-            look = partial(self._read, waiting)
-            self._reader.post(lambda c: self._database.read(c, look), self._wake)
+            self._reader.post(lambda c: self._database.read(c, self._read), self._wake)
 
     def ended_here(self, seqs: Iterable[int]) -> None:
         """This process has settled these tasks. Called on the event loop."""
@@ -106,14 +113,14 @@ class Waiters:
             self._seen, self._pruned = meta["ended"], meta["pruned"]
         return get(connection, id, largest)
 
-    def _read(self, waiting: frozenset[bytes], connection: Connection) -> set[bytes]:
-        """The ids among ``waiting`` that may have ended since the last look."""
+    def _read(self, connection: Connection) -> set[bytes] | None:
+        """The ids that are waited for and may have ended since the last look; None for all."""
         meta = dict(connection.execute(SQL["meta"]).fetchall())
         unseen = 0 if self._seen is None else meta["ended"] - self._seen
-        is_long = unseen > MOST_UNSEEN + 10 * len(waiting)
+        is_long = unseen > MOST_UNSEEN + 10 * len(self._events)
         if is_long or unseen < 0 or meta["pruned"] != self._pruned:  # < 0: it was started anew
             self._pruned, self._seen = meta["pruned"], meta["ended"]
-            return set(waiting)
+            return None
         ended: set[bytes] = set()
         while self._seen is not None and self._seen < meta["ended"]:
             span = (self._seen, meta["ended"])
@@ -121,7 +128,7 @@ class Waiters:
             if not rows:
                 break
             self._seen = rows[-1][0]
-            ended.update(id for _, id in rows if id in waiting)
+            ended.update(id for _, id in rows if id in self._events)
         return ended
 
     def _wake(self, ended: set[bytes] | None, error: BaseException | None) -> None:
