@@ -125,7 +125,7 @@ class SQLiteBackend:
                 Insert(tasks),
                 rows=len(tasks),
                 size=size,
-                deliver=opened.new_work,
+                deliver=lambda _: opened.new_work(tasks),
             )
         )
         assert ids is not None
@@ -173,8 +173,9 @@ class SQLiteBackend:
                 opened.foreign_change()
 
         wish = Reserve(worker, wanted, now)
+        needed = None if opened.takes_new_work(wanted, now) else is_needed
         await opened.commit.submit(
-            Operation(wish, rows=wanted.limit, needed=is_needed, deliver=hand_out)
+            Operation(wish, rows=wanted.limit, needed=needed, deliver=hand_out)
         )
         return due
 

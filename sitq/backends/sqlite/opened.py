@@ -11,7 +11,7 @@ from typing import Any
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 
-from sitq.backends.base import Changes
+from sitq.backends.base import Changes, Wanted
 from sitq.backends.commit import GroupCommit
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
@@ -23,7 +23,7 @@ from sitq.backends.sqlite.version import warn_if_shared
 from sitq.backends.sqlite.waiters import Waiters
 from sitq.backends.sqlite.watch import Watch
 from sitq.clock import Clock
-from sitq.model import Change, State
+from sitq.model import Change, NewTask, State
 
 __all__ = ["FileHeart", "Opened"]
 
@@ -52,6 +52,8 @@ class Opened:
         self._version: tuple[Any, ...] | None = None
         """The writer's connection, and what it said last of the commits of others."""
         self._has_heard = False
+        self._newest: NewTask | None = None
+        """Stored here, and not asked for since."""
 
     @classmethod
     async def create(cls, database: Database, loop: Loop) -> Opened:
@@ -76,8 +78,20 @@ class Opened:
         """While open, changes by other processes are reported."""
         return nullcontext() if self._watch is None else self._watch.interest()
 
-    def new_work(self, _: object) -> None:
+    def new_work(self, tasks: Sequence[NewTask]) -> None:
+        """These were stored."""
+        self._newest = tasks[-1]
         self.work.notify()
+
+    def takes_new_work(self, wanted: Wanted, now: float) -> bool:
+        """Whether a reserve will surely find something: then it need not look before. Once."""
+        newest, self._newest = self._newest, None
+        return (
+            newest is not None
+            and newest.run_at <= now
+            and newest.name not in wanted.skip
+            and (wanted.queues is None or newest.queue in wanted.queues)
+        )
 
     def foreign_change(self) -> None:
         """Anything may have changed."""
@@ -107,6 +121,8 @@ class Opened:
                 version = (connection, *connection.execute("PRAGMA data_version").fetchone())
         if version is None or version != self._version:
             self._version = version
+            if self._watch is not None:
+                self._watch.others_came()
             self._hear()
 
     def ends(self, changes: Sequence[Change]) -> None:

@@ -30,7 +30,8 @@ LADDER = (
 """Seconds after which a look is repeated while an announced commit cannot be seen yet."""
 SPACING, WIDEST_SPACING = 0.00025, 0.008
 """Seconds without a look after a commit of this process's own. The time grows while none but such
-come: a busy worker makes hundreds a second."""
+come, for a busy worker makes hundreds a second, and begins anew when one of others was among them:
+who waits for these waits for the next one too."""
 TICK = 0.5
 """Longest wait for an event, in seconds: the fallback for one that got lost."""
 POLL = 0.005
@@ -75,6 +76,10 @@ class Watch:
             self._interested -= 1
             if not self._interested and not self._closed:
                 self._wanted.clear()
+
+    def others_came(self) -> None:
+        """The writer found that commits of others were among its own. From any thread."""
+        self._spacing = 0.0
 
     def close(self) -> None:
         """End the thread."""
