@@ -27,6 +27,7 @@ from sitq.options import (
 )
 from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
+from sitq.worker.courtesy import give_way
 from sitq.worker.run import Cause
 from sitq.worker.serve import serve
 from sitq.worker.shift import Options, Shift, Stop, log_event
@@ -93,6 +94,7 @@ class Worker:
         self._running = False
         self._intents: set[object] = set()
         self._stop = Stop()
+        self._shift: Shift | None = None
         self._ready: anyio.Event | None = None
         self._finished: anyio.Event | None = None
         self._error: BaseException | None = None
@@ -134,7 +136,9 @@ class Worker:
                 if signals is not None:
                     host.start_soon(loop.protected(obey), signals, self._stop, self._options.grace)
                 host.start_soon(loop.protected(self._watch_host))
-                host.start_soon(loop.protected(self._serve), host)
+                courtesy = CancelScope(shield=True)
+                host.start_soon(loop.protected(self._give_way), courtesy)
+                host.start_soon(loop.protected(self._serve), host, courtesy)
                 await self._ready.wait()
                 task_status.started()
         except BaseExceptionGroup as errors:
@@ -221,6 +225,7 @@ class Worker:
         self._running = True
         self._error = None
         self._stop = Stop()
+        self._shift = None
         self._ready = anyio.Event()
         self._finished = anyio.Event()
 
@@ -241,7 +246,15 @@ class Worker:
         finally:
             self._stop.request(Cause.HOST_CANCELLED, 0.0)
 
-    async def _serve(self, host: TaskGroup) -> None:
+    async def _give_way(self, courtesy: CancelScope) -> None:
+        """As long as `_serve` needs threads, also when the host is cancelled."""
+        with courtesy:
+            await give_way(self._options.lease, self._is_settling)
+
+    def _is_settling(self) -> bool:
+        return self._shift is not None and bool(self._shift.ended)
+
+    async def _serve(self, host: TaskGroup, courtesy: CancelScope) -> None:
         try:
             with CancelScope(shield=True):
                 async with self._backend:
@@ -249,6 +262,7 @@ class Worker:
         except Exception as error:
             self._error = error
         finally:
+            courtesy.cancel()
             host.cancel_scope.cancel()
 
     async def _serve_shifts(self) -> None:
@@ -258,7 +272,7 @@ class Worker:
             worker = await self._hire()
             if worker is None:
                 continue
-            shift = Shift(
+            self._shift = shift = Shift(
                 self._backend,
                 self._registry,
                 self._serializer,

@@ -13,14 +13,16 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from sitq import SQLiteBackend
+from sitq import SQLiteBackend, Worker
 from sitq.backends.base import Wanted
-from sitq.backends.sqlite import settling, verbs
+from sitq.backends.commit import Operation
+from sitq.backends.sqlite import verbs
+from sitq.backends.sqlite.turn import Settle
 from sitq.model import Change, Reservation, State, WorkerRecord
 from tests.benchmarks.limits import hire, reserve_by_hand, settle_by_hand
 from tests.benchmarks.setting import Figures, Setting, percentile
 from tests.benchmarks.store import NOTHING, connect, create, fill, insert, new_rows
-from tests.benchmarks.tasks import QUEUE, backend_of
+from tests.benchmarks.tasks import QUEUE, backend_of, registry
 
 __all__ = [
     "prepare_queues",
@@ -107,7 +109,7 @@ def _summary(seconds: list[float]) -> Figures:
 
 
 def settle_beside_busy_loop(setting: Setting, turns: int, step: float) -> Figures:
-    """What `settle` of the backend takes while there is always another task ready to run.
+    """What a settle of a worker takes while there is always another task ready to run.
 
     Short steps are the harder case: between two of them the loop lets go of the interpreter, but
     for so short a moment that the thread, which wakes up for it, comes too late.
@@ -117,22 +119,31 @@ def settle_beside_busy_loop(setting: Setting, turns: int, step: float) -> Figure
 
 
 async def _settle_beside_busy_loop(setting: Setting, turns: int, step: float) -> Figures:
-    seconds: list[float] = []
-    async with backend_of(setting) as backend, anyio.create_task_group() as group:
-        worker = await backend.hire(RECORD)
-        batches = [await _reserved(backend, worker) for _ in range(turns)]
+    backend = _Timed(setting.path, synchronous=setting.synchronous)
+    async with anyio.create_task_group() as group:
         group.start_soon(_keep_busy, step)
-        for batch in batches:
-            await anyio.lowlevel.checkpoint()
-            started = time.perf_counter()
-            settled = await backend.settle(worker, _successes(batch))
-            seconds.append(time.perf_counter() - started)
-            if len(settled) != BATCH:
-                raise RuntimeError(f"{len(settled)} tasks were settled")
-            if sum(seconds) > LONGEST:
-                break
+        async with Worker(backend, registry=registry, max_concurrency=BATCH):
+            while len(backend.seconds) < turns and sum(backend.seconds) < LONGEST:
+                await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
-    return _summary(seconds)
+    return _summary(backend.seconds)
+
+
+class _Timed(SQLiteBackend):
+    """Notes how long each settle of a whole batch took."""
+
+    seconds: list[float]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seconds = []
+
+    async def settle(self, worker: int, changes: Sequence[Change], deliver: Any = None) -> set[int]:
+        started = time.perf_counter()
+        settled = await super().settle(worker, changes, deliver)
+        if len(settled) == BATCH:
+            self.seconds.append(time.perf_counter() - started)
+        return settled
 
 
 async def _reserved(backend: SQLiteBackend, worker: int) -> list[Reservation]:
@@ -160,7 +171,7 @@ def _successes(tasks: list[Reservation]) -> list[Change]:
 
 
 def settle_beside_busy_thread(setting: Setting, turns: int) -> Figures:
-    """What its transaction takes in a thread, while the main thread never lets go by itself."""
+    """What its turn takes in a thread, while the main thread never lets go by itself."""
     fill(setting, turns * BATCH)
     return setting.run(_settle_beside_busy_thread, setting, turns)
 
@@ -181,24 +192,18 @@ async def _settled_beside_spinning(
     took: list[float] = []
     opened = backend._opened
     assert opened is not None
-    opened.writer.post(partial(_settle, backend, worker, changes, took), lambda result, error: None)
+    commit = partial(opened.commit._commit, batch=[Operation(Settle(worker, changes, time.time()))])
+
+    def settle(connection: Connection) -> None:
+        started = time.perf_counter()
+        commit(connection)
+        took.append(time.perf_counter() - started)
+
+    opened.writer.post(settle, lambda result, error: None)
     while not took:
         pass
     await anyio.lowlevel.checkpoint()
     return took[0]
-
-
-def _settle(
-    backend: SQLiteBackend,
-    worker: int,
-    changes: list[Change],
-    took: list[float],
-    connection: Connection,
-) -> None:
-    started = time.perf_counter()
-    with backend._database.transaction(connection):
-        settling.settle(connection, worker, changes, time.time())
-    took.append(time.perf_counter() - started)
 
 
 def settle_by_hand_alone(setting: Setting, turns: int) -> Figures:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from sitq import Registry, SQLiteBackend, Worker
 
@@ -35,6 +36,19 @@ def runs(journal: str) -> list[int]:
 async def block_loop(journal: str) -> int:
     note(journal)
     time.sleep(3 * LEASE)  # noqa: ASYNC251
+    return os.getpid()
+
+
+@registry.task(name="crowd_loop")
+async def crowd_loop(journal: str) -> int:
+    """The loop never rests, and its steps are too short for a thread that wants a turn."""
+    note(journal)
+    end = time.monotonic() + 4 * LEASE
+    while time.monotonic() < end:
+        step = time.monotonic() + 0.001
+        while time.monotonic() < step:
+            pass
+        await anyio.lowlevel.checkpoint()
     return os.getpid()
 
 

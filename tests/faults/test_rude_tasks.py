@@ -88,7 +88,8 @@ async def test_a_blocked_loop_or_interpreter_harms_nobody(quick_folder: Path) ->
         folder = quick_folder / f"{loop}-{uuid4()}"
         folder.mkdir()
         async with pair(folder / "tasks.db", loop) as queue:
-            await block_the_loop(queue, str(folder / "blocked"))
+            await keep_the_loop(queue, rude.block_loop, str(folder / "blocked"))
+            await keep_the_loop(queue, rude.crowd_loop, str(folder / "crowded"))
             await hold_the_interpreter(queue, str(folder / "held"))
 
     async with anyio.create_task_group() as group:
@@ -96,10 +97,10 @@ async def test_a_blocked_loop_or_interpreter_harms_nobody(quick_folder: Path) ->
             group.start_soon(harm, loop)
 
 
-async def block_the_loop(queue: TaskQueue, journal: str) -> None:
+async def keep_the_loop(queue: TaskQueue, harm: TaskFunction[[str], int], journal: str) -> None:
     """The lease is kept by a thread: the task is run once, by one who keeps its id."""
     before = await until_two_work(queue)
-    handle = await queue.enqueue(rude.block_loop.using(queue="shared"), journal)
+    handle = await queue.enqueue(harm.using(queue="shared"), journal)
     pid = await handle.result(PATIENCE)
     assert rude.runs(journal) == [pid]
     assert await until_two_work(queue) == before

@@ -161,9 +161,10 @@ def _count_around(owner: type, name: str, count: Callable[[], None]) -> None:
     function = getattr(owner, name)
 
     @wraps(function)
-    def counted(*args: Any) -> None:
-        function(*args)
+    def counted(*args: Any) -> Any:
+        result = function(*args)
         count()
+        return result
 
     setattr(owner, name, counted)
 
