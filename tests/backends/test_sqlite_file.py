@@ -72,7 +72,7 @@ async def test_newer_schema_is_refused_and_left_alone(path):
 NOBODY = 65534
 
 OPENS = """
-import anyio, os, sys
+import aiosqlite, anyio, os, sys
 from sitq import SQLiteBackend
 from sitq.errors import StoreReadOnly
 
