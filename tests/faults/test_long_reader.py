@@ -44,6 +44,18 @@ async def sweep(backend: SQLiteBackend) -> None:
     await backend._opened.writer.run(backend._database.checkpoint)
 
 
+def size(log: Path) -> int:
+    return log.stat().st_size
+
+
+async def cut(backend: SQLiteBackend, log: Path, most: int) -> None:
+    """Sweep until the log is no larger: a glance of sitq's own can be in the way of one sweep."""
+    with anyio.fail_after(20):
+        await sweep(backend)
+        while size(log) > most:
+            await sweep(backend)
+
+
 async def test_work_goes_on_and_it_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -63,11 +75,9 @@ async def test_work_goes_on_and_it_is_told_once(
                         handle = await queue.enqueue(echo, bytes(50 * KIB))
                         assert await handle.result(timeout=20) == bytes(50 * KIB)
                         await sweep(backend)
-                    assert log.stat().st_size > 512 * KIB
+                    assert size(log) > 512 * KIB
                     assert len(warnings()) == told
-                with anyio.fail_after(20):
-                    while log.stat().st_size:  # a glance of the worker's own can be in the way
-                        await sweep(backend)
+                await cut(backend, log, 0)
     assert "tasks.db-wal has 0 MiB" in warnings()[0]
     assert "end that reader" in warnings()[0]
 
@@ -79,6 +89,5 @@ async def test_without_a_reader_the_log_is_bounded(
     async with SQLiteBackend(tmp_path / "tasks.db", synchronous="NORMAL") as backend:
         for _ in range(30):
             await TaskQueue(backend).enqueue(echo, bytes(50 * KIB))
-            await sweep(backend)
-            assert (tmp_path / "tasks.db-wal").stat().st_size < 128 * KIB
+            await cut(backend, tmp_path / "tasks.db-wal", 64 * KIB)
     assert not [r for r in caplog.records if "tasks.db-wal" in r.getMessage()]
