@@ -275,8 +275,8 @@ def is_plain_call(value: Any) -> bool:
     return (
         type(args) is list
         and len(cast("list[Any]", args)) <= _FEW
-        and not kwargs
         and type(kwargs) is dict
+        and not kwargs
         and SCALARS.issuperset(map(type, cast("list[Any]", args)))
     )
 

@@ -170,7 +170,11 @@ class GroupCommit(Generic[C]):
             self._busy = False
             return
         self._make_room()
-        self._poster.post(lambda connection: self._commit(connection, batch), self._answer(batch))
+        answer = self._answer(batch)
+        try:
+            self._poster.post(lambda connection: self._commit(connection, batch), answer)
+        except Exception as error:  # the poster was closed
+            answer(None, error)
 
     def _make_room(self) -> None:
         if self._room is not None and self._rows < MAX_WAITING:

@@ -231,6 +231,7 @@ class Worker:
 
     def _end(self) -> None:
         self._running = False
+        self._shift = None
         assert self._finished is not None
         self._finished.set()
 

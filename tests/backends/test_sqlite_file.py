@@ -112,6 +112,34 @@ async def _create(path):
         pass
 
 
+@pytest.mark.parametrize("instead", [None, "a file"])
+async def test_what_was_refused_while_the_folder_was_away_is_not_stored(tmp_path, new, instead):
+    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder.mkdir()
+    errors = []
+    async with SQLiteBackend(folder / "tasks.db") as backend:
+        kept = new()
+        await backend.insert([kept])
+
+        async def insert():
+            try:
+                await backend.insert([new()])
+            except StoreReplaced as error:
+                errors.append(error)
+
+        folder.rename(away)
+        if instead:
+            folder.write_text(instead)
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(insert)
+        if instead:
+            folder.unlink()
+        away.rename(folder)
+        assert len(errors) == 3
+        assert [row.id for row in await backend.find(Filter(), after=0, limit=9)] == [kept.id]
+
+
 async def test_full_and_room_again(path, new):
     async with SQLiteBackend(path) as backend:
         writer = backend._opened.writer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sitq.backends.base import Wanted
 from sitq.backends.commit import Operation
-from sitq.backends.sqlite import recovery, verbs
+from sitq.backends.sqlite import recovery, turn, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import insert
 from sitq.backends.sqlite.turn import Reserve, Settle, Turns
@@ -199,6 +199,18 @@ def test_the_usual_case_is_one_turn() -> None:
     settled, reserved = results
     assert settled == {1, 2, 3, 4}
     assert [(task.seq, task.fence) for task in reserved.tasks] == [(5, 1), (6, 1), (7, 1), (8, 1)]
+    store.connection.close()
+
+
+def test_an_answer_from_before_the_turn_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store([PLAIN] * 10, 4, [])
+    before = store.rows("sitq_task")
+    monkeypatch.setattr(turn, "_TURN", turn._TURN.replace("SELECT settled", "SELECT NULL"))
+    turns = Turns(store.database)
+    for _ in range(2):
+        operations = [Operation(one) for one in store.batch([(b"\xc0", 0)] * 4, Wanted(4, None))]
+        assert not turns.take(store.connection, operations)
+    assert store.rows("sitq_task") == before
     store.connection.close()
 
 

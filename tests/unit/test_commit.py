@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from sitq.backends import commit
 from sitq.backends.commit import GroupCommit, Operation
-from sitq.errors import StoreError, StoreUnavailable
+from sitq.errors import NotOpen, StoreError, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -329,3 +329,23 @@ async def test_a_store_that_breaks_while_looking_fails_everybody_separately(stor
         store.drain()
     assert [str(error) for error in callers.results.values()] == ["gone", "gone"]
     assert callers.results[0] is not callers.results[1]
+
+
+async def test_who_comes_when_the_store_is_closed_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+
+    def closed(*_: object) -> None:
+        raise NotOpen("closed")
+
+    monkeypatch.setattr(store, "post", closed)
+    async with anyio.create_task_group() as group:
+        callers = Callers(store, group)
+        await callers.submit(write(1), write(2), write(3))
+        while store.step():
+            pass
+        await settled()
+        assert [type(error) for error in callers.results.values()] == [NotOpen] * 3
+    assert not store.written
+    assert not callers.commit._busy

@@ -414,6 +414,15 @@ def test_plain_calls_are_packed_as_all_others(args: list[Any], kwargs: dict[str,
         assert stored_or_refused(packs.dumps, call) == stored_or_refused(walked, walk, call)
 
 
+def test_what_looks_like_a_call_is_not_asked() -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise ValueError("it depends")
+
+    with pytest.raises(NotSerializable, match=re.escape("value[1]: ")):
+        MsgpackSerializer().dumps([[1, 2], Undecided()])
+
+
 def test_nodes_are_capped_both_ways() -> None:
     small, big = MsgpackSerializer(max_nodes=1000), MsgpackSerializer()
     for value in (

@@ -203,17 +203,21 @@ class Database:
         Raises:
             NotPlain: it cannot be done so; nothing of it was.
         """
-        self._refuse_damaged()
+        if connection.in_transaction:  # its commit would not be this statement's
+            raise NotPlain
+
+        def attempt() -> list[Any]:
+            self.check_usable()  # each time: the lock may have been waited for
+            return connection.execute(statement, values).fetchall()
+
         self.writes += 1
         with self._judged(connection):
             try:
-                rows = self._patiently(lambda: connection.execute(statement, values).fetchall())
+                return self._patiently(attempt)
             except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
                 if _code(error) in _NOT_PLAIN:
                     raise NotPlain from error
                 raise
-        self.check_usable()
-        return rows
 
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
@@ -382,6 +386,6 @@ class Database:
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except OSError:  # nothing is there, or on the way to it
         return None
     return status.st_dev, status.st_ino

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import anyio
 
 from sitq.backends.loop import Loop
+from sitq.errors import NotOpen
 
-__all__ = ["Driver"]
+__all__ = ["CLOSE_LIMIT", "Driver"]
 
 T = TypeVar("T")
 Job = Callable[[], Any]
@@ -82,7 +83,8 @@ class Driver:
                 result, error = None, caught
             self._loop.call(partial(done, result, error))
 
-        assert self._put is not None
+        if self._put is None:
+            raise NotOpen("the store was closed; use it inside 'async with backend'")
         self._put(job)
 
     def tell(self, work: Callable[[sqlite3.Connection | None], object]) -> None:

@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from sqlite3 import Connection, Error
 from typing import Any
 
-from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
+from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
 
 from sitq.backends.base import Changes, Wanted
 from sitq.backends.commit import GroupCommit
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
-from sitq.backends.sqlite.driver import Driver
+from sitq.backends.sqlite.driver import CLOSE_LIMIT, Driver
 from sitq.backends.sqlite.inserting import insert_at_once
 from sitq.backends.sqlite.turn import Turns
 from sitq.backends.sqlite.version import warn_if_shared
@@ -148,7 +148,8 @@ class Opened:
                 if self._watch is not None:
                     self._watch.close()
                     await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
-                await self.looks.drained()
+                with move_on_after(CLOSE_LIMIT, shield=True):
+                    await self.looks.drained()
                 if self.reader is not self.writer:
                     await self.reader.close()
                 await self.writer.close()

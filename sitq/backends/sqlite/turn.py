@@ -30,10 +30,9 @@ _SCRIPT = load("sitq.backends.sqlite", "turn.sql").format(
     pairs=SQL["pairs"], least=-MOST, most=MOST, latest=LATEST
 )
 _TURN = (
-    "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING "
-    "(SELECT turn FROM sitq_answer), (SELECT settled FROM sitq_answer), "
-    "(SELECT last FROM sitq_answer), (SELECT chosen FROM sitq_answer), "
-    "(SELECT tasks FROM sitq_answer)"
+    "INSERT INTO sitq_turn VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING "
+    "(SELECT settled FROM sitq_answer), (SELECT last FROM sitq_answer), "
+    "(SELECT chosen FROM sitq_answer), (SELECT tasks FROM sitq_answer)"
 )
 _PARTS = 4_194_304
 """Of a second, in which ``turn.sql`` counts."""
@@ -100,7 +99,8 @@ class Turns:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._prepared: Connection | None = None
-        self._turn = 0
+        self._answers_late: bool | None = None
+        """Whether SQLite answers when it has taken the turn; None if it is not known yet."""
         self._damaged: list[int] = []
         """Rows that are still to be condemned."""
 
@@ -132,8 +132,7 @@ class Turns:
         self, connection: Connection, settle: Settle, reserve: Reserve | None
     ) -> tuple[Any, ...]:
         if connection is not self._prepared:
-            connection.executescript(_SCRIPT)
-            self._prepared = connection
+            self._prepare(connection)
         ends: dict[int, int] = {}
         bodies = [b"."]
         begin = 2
@@ -144,12 +143,10 @@ class Turns:
             begin += len(body)
         wanted = None if reserve is None or reserve.wanted.skip else reserve.wanted
         queues = None if wanted is None or wanted.queues is None else json.dumps(wanted.queues)
-        self._turn += 1
-        [(turn, *answer)] = self._database.execute(
+        [answer] = self._database.execute(
             connection,
             _TURN,
             (
-                self._turn,
                 json.dumps(ends),
                 b"".join(bodies),
                 len(settle.changes),
@@ -159,8 +156,21 @@ class Turns:
                 queues,
             ),
         )
-        assert turn == self._turn, "SQLite has answered before it took the turn"
-        return tuple(answer)
+        return answer
+
+    def _prepare(self, connection: Connection) -> None:
+        """Make what a turn needs, and see with an empty one that the answer is not that before it.
+
+        SQLite does not promise in which order it takes a turn and answers.
+        """
+        if self._answers_late is not False:
+            connection.executescript(_SCRIPT)
+            nothing = ("{}", b".", 0, 0, 0.0, 0, None)
+            [answer] = self._database.execute(connection, _TURN, nothing)
+            self._answers_late = answer[0] == 0
+        if not self._answers_late:
+            raise NotPlain
+        self._prepared = connection
 
     def _settled(
         self, connection: Connection, settle: Settle, settled: int, last: int | None

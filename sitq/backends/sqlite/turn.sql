@@ -6,7 +6,6 @@
 
 CREATE TEMP VIEW sitq_turn AS
 SELECT
-    NULL AS turn,      -- its number
     NULL AS ends,      -- JSON: by seq its fence, begin and size of its value, and position, as one number
     NULL AS bodies,    -- a byte, for else it might be empty, and the values
     NULL AS number,    -- of ends
@@ -18,7 +17,7 @@ SELECT
 CREATE TEMP TABLE sitq_ends (seq INTEGER PRIMARY KEY, fence, value, change);
 CREATE TEMP TABLE sitq_top (queue, priority);
 CREATE TEMP TABLE sitq_chosen (seq INTEGER PRIMARY KEY);
-CREATE TEMP TABLE sitq_answer (turn, settled, last, chosen, tasks);
+CREATE TEMP TABLE sitq_answer (settled, last, chosen, tasks);
 
 CREATE TEMP VIEW sitq_pairs AS
 {pairs};
@@ -45,7 +44,7 @@ CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     WHERE seq IN (SELECT seq FROM sitq_ends)
         AND fence = (SELECT fence FROM sitq_ends e WHERE e.seq = sitq_task.seq)
         AND +worker = NEW.worker AND +state = 1;
-    INSERT INTO sitq_answer (turn, settled) SELECT NEW.turn, changes();
+    INSERT INTO sitq_answer (settled) SELECT changes();
 
     -- Of the served queues the one whose most urgent tasks are more urgent than those of all others.
     INSERT INTO sitq_top
