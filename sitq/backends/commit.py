@@ -108,6 +108,7 @@ class GroupCommit(Generic[C]):
         self._rows = 0
         self._busy = False
         self._alone = False
+        """Whether nobody came with or during the last batch, of one operation."""
         self._room: anyio.Event | None = None
         self._outside = 0  # callers who wait for room
 
