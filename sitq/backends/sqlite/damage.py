@@ -33,7 +33,7 @@ MOST = 2**62
 """More than anything can be counted to."""
 _NUMBERS = (float, int)
 """RETURNING gives whole numbers as int, whatever the column is."""
-is_name = lru_cache(maxsize=1_000)(options.is_name)
+is_name: Callable[[str], bool] = lru_cache(maxsize=1_000)(options.is_name)
 
 
 class _Field(NamedTuple):
