@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from sitq.backends.sqlite import recovery, turn, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import insert
 from sitq.backends.sqlite.turn import Reserve, Settle, Turns
+from sitq.errors import StoreUnavailable
 from sitq.model import Change, NewTask, Reservation, State, WorkerRecord
 
 NOW = 1_700_000_000.123456
@@ -212,6 +215,18 @@ def test_an_answer_from_before_the_turn_is_noticed(monkeypatch: pytest.MonkeyPat
         assert not turns.take(store.connection, operations)
     assert store.rows("sitq_task") == before
     store.connection.close()
+
+
+def test_a_first_turn_that_meets_a_lock_can_be_taken_later(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "tasks.db"), "NORMAL", 0.01)
+    with closing(database.create()) as connection:
+        turns = Turns(database)
+        operations: list[Operation[sqlite3.Connection, Any]] = [Operation(Settle(1, [], NOW))]
+        with closing(database.connect()) as stranger, pytest.raises(StoreUnavailable):
+            stranger.execute("BEGIN IMMEDIATE")
+            turns.take(connection, operations)
+        assert turns.take(connection, operations)
+        assert operations[0].result == set()
 
 
 @pytest.mark.parametrize("harm", ["DELETE FROM sitq_worker", "UPDATE sitq_task SET fence = 9"])

@@ -131,8 +131,7 @@ class Turns:
     def _execute(
         self, connection: Connection, settle: Settle, reserve: Reserve | None
     ) -> tuple[Any, ...]:
-        if connection is not self._prepared:
-            self._prepare(connection)
+        self._prepare(connection)
         ends: dict[int, int] = {}
         bodies = [b"."]
         begin = 2
@@ -163,14 +162,15 @@ class Turns:
 
         SQLite does not promise in which order it takes a turn and answers.
         """
-        if self._answers_late is not False:
-            connection.executescript(_SCRIPT)
+        if connection is not self._prepared:
+            self._database.read(connection, lambda c: c.executescript(_SCRIPT))
+            self._prepared = connection
+        if self._answers_late is None:
             nothing = ("{}", b".", 0, 0, 0.0, 0, None)
             [answer] = self._database.execute(connection, _TURN, nothing)
             self._answers_late = answer[0] == 0
         if not self._answers_late:
             raise NotPlain
-        self._prepared = connection
 
     def _settled(
         self, connection: Connection, settle: Settle, settled: int, last: int | None

@@ -4,7 +4,7 @@
 -- over, and what it fails at, is done by `queries.sql`. Names in braces stand for a query there, and
 -- for what `damage.py` holds a row to.
 
-CREATE TEMP VIEW sitq_turn AS
+CREATE TEMP VIEW IF NOT EXISTS sitq_turn AS
 SELECT
     NULL AS ends,      -- JSON: by seq its fence, begin and size of its value, and position, as one number
     NULL AS bodies,    -- a byte, for else it might be empty, and the values
@@ -14,15 +14,15 @@ SELECT
     NULL AS most,      -- tasks to reserve
     NULL AS queues;    -- JSON, or NULL for all
 
-CREATE TEMP TABLE sitq_ends (seq INTEGER PRIMARY KEY, fence, value, change);
-CREATE TEMP TABLE sitq_top (queue, priority);
-CREATE TEMP TABLE sitq_chosen (seq INTEGER PRIMARY KEY);
-CREATE TEMP TABLE sitq_answer (settled, last, chosen, tasks);
+CREATE TEMP TABLE IF NOT EXISTS sitq_ends (seq INTEGER PRIMARY KEY, fence, value, change);
+CREATE TEMP TABLE IF NOT EXISTS sitq_top (queue, priority);
+CREATE TEMP TABLE IF NOT EXISTS sitq_chosen (seq INTEGER PRIMARY KEY);
+CREATE TEMP TABLE IF NOT EXISTS sitq_answer (settled, last, chosen, tasks);
 
-CREATE TEMP VIEW sitq_pairs AS
+CREATE TEMP VIEW IF NOT EXISTS sitq_pairs AS
 {pairs};
 
-CREATE TEMP TRIGGER sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
+CREATE TEMP TRIGGER IF NOT EXISTS sitq_take_turn INSTEAD OF INSERT ON sitq_turn BEGIN
     DELETE FROM sitq_ends;
     DELETE FROM sitq_top;
     DELETE FROM sitq_chosen;
