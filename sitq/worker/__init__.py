@@ -225,7 +225,6 @@ class Worker:
         self._running = True
         self._error = None
         self._stop = Stop()
-        self._shift = None
         self._ready = anyio.Event()
         self._finished = anyio.Event()
 

@@ -15,6 +15,7 @@ import aiosqlite
 import anyio
 import anyio.to_thread
 
+from sitq.backends.sqlite import verbs
 from sitq.backends.sqlite.queries import SQL, padded, with_values
 from tests.benchmarks.setting import URL, Figures, Setting, percentile
 from tests.benchmarks.store import NOTHING, connect, create, fill, new_rows
@@ -33,7 +34,6 @@ __all__ = [
     "threads",
 ]
 
-READY = SQL["ready"] + " ORDER BY run_at, seq LIMIT ?"
 PAGE = b"\0" * 4_120
 """As much as the log of SQLite grows by with a small commit: a page and its header."""
 
@@ -102,7 +102,7 @@ def hire(connection: Connection) -> int:
 def reserve_by_hand(connection: Connection, worker: int, limit: int) -> list[Any]:
     """Reserve with sitq's SQL, from one queue, in the caller's transaction."""
     now = time.time()
-    found = connection.execute(READY, (QUEUE, 0, now, now, "[]", limit)).fetchall()
+    found = connection.execute(verbs._merged(1), (QUEUE, 0, now, now, "[]", limit)).fetchall()
     if not found:
         return []
     sql = with_values("reserve", "?", len(found))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sqlite3
 import sys
 from collections import Counter
@@ -20,6 +21,7 @@ from sitq import Registry, Retry, SQLiteBackend, TaskQueue, Worker
 from sitq.backends.sqlite import connect
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER")
+COMMENT = re.compile("^--.*", re.MULTILINE)
 ALONE = {
     "INSERT INTO sitq_turn": "turns",
     "INSERT INTO sitq_task": "inserts",
@@ -53,7 +55,7 @@ class Traced(sqlite3.Connection):
             raise
 
     def _check(self, statement: str) -> None:
-        words = statement.split()
+        words = COMMENT.sub("", statement).split()
         verb = words[0].upper()
         alone = "" if self._begun else " ".join(words[:3])
         if alone in ALONE:  # a whole transaction that begins to write

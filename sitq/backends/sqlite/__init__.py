@@ -241,11 +241,7 @@ class SQLiteBackend:
 
     async def get(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
         opened = await self._ready()
-
-        def look(connection: Connection) -> TaskRow | None:
-            return self._database.read(connection, lambda c: verbs.get(c, id, largest))
-
-        return await opened.looks.submit(Operation(look))
+        return await opened.look(lambda c: verbs.get(c, id, largest))
 
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         return await self._read(lambda c: verbs.find(c, wanted, after, limit))

@@ -182,7 +182,7 @@ class Database:
     def transaction(self, connection: sqlite3.Connection) -> Generator[None]:
         """One whole write transaction: committed at the end of the block, or rolled back."""
         self._refuse_damaged()
-        with self._judged(connection):
+        with _Judged(self, connection):
             self._begin(connection)
             self.writes += 1
             try:
@@ -211,7 +211,7 @@ class Database:
             return connection.execute(statement, values).fetchall()
 
         self.writes += 1
-        with self._judged(connection):
+        with _Judged(self, connection):
             try:
                 return self._patiently(attempt)
             except (sqlite3.IntegrityError, sqlite3.OperationalError) as error:
@@ -222,7 +222,7 @@ class Database:
     def read(self, connection: sqlite3.Connection, look: Callable[[sqlite3.Connection], T]) -> T:
         """A look without a transaction of ours, repeated while the database is locked."""
         self.check_usable()
-        with self._judged(connection):
+        with _Judged(self, connection):
             return self._patiently(lambda: look(connection))
 
     def check_usable(self) -> None:
@@ -241,7 +241,7 @@ class Database:
         """Move a log that has grown large into the database, and cut it off, if nobody reads it."""
         size = os.stat(self.path + "-wal").st_size
         if size > LARGE_LOG:
-            with self._judged(connection):
+            with _Judged(self, connection):
                 cut = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._report_blocked(size, *cut)
 
@@ -256,9 +256,6 @@ class Database:
                 self.path,
                 size >> 20,
             )
-
-    def _judged(self, connection: sqlite3.Connection | None = None) -> _Judged:
-        return _Judged(self, connection)
 
     def judge(self, error: Exception, connection: sqlite3.Connection | None) -> None:
         """Remember what an error says of the file and of the connection, and translate it.
@@ -304,7 +301,7 @@ class Database:
             return connection
 
         # Where many processes open the file together, any of its statements can meet a lock.
-        with self._judged():
+        with _Judged(self, None):
             return self._patiently(attempt)
 
     def _set_up(self, connection: sqlite3.Connection) -> None:

@@ -18,7 +18,7 @@ __all__ = ["Insert", "insert", "insert_at_once"]
 
 MOST_ROWS = 1_000
 """Of one statement: its values are bound one by one, and SQLite takes some 32,000."""
-_COLUMNS = 11
+_COLUMNS = len(NewTask._fields)
 _ITEM = f"({', '.join('?' * _COLUMNS)})"
 
 
@@ -92,7 +92,7 @@ def _insert_rows(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes
 
 
 def _row(task: NewTask) -> tuple[Any, ...]:
-    """Its values, in the order of the queries."""
+    """Its values; the query `new_columns` has their order."""
     return task if len(task.arguments) <= INLINE else task._replace(arguments=None)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from sqlite3 import Connection, Error
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
 
 from sitq.backends.base import Changes, Wanted
-from sitq.backends.commit import GroupCommit
+from sitq.backends.commit import GroupCommit, Operation
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
@@ -26,6 +26,8 @@ from sitq.clock import Clock
 from sitq.model import Change, NewTask, State
 
 __all__ = ["FileHeart", "Opened"]
+
+T = TypeVar("T")
 
 
 class Opened:
@@ -44,8 +46,8 @@ class Opened:
                 insert_at_once(database, connection, batch) or turns.take(connection, batch)
             ),
         )
-        self.looks: GroupCommit[Connection] = GroupCommit(self.reader, nullcontext)
-        self.waiters: Waiters = Waiters(self.reader, database, self.looks)
+        self._looks: GroupCommit[Connection] = GroupCommit(self.reader, nullcontext)
+        self.waiters: Waiters = Waiters(self.reader, database, self.look)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
@@ -70,6 +72,11 @@ class Opened:
             await opened.close()
             raise
         return opened
+
+    async def look(self, function: Callable[[Connection], T]) -> T:
+        """A small look on the reader's thread, together with those that come at the same moment."""
+        looked = Operation[Connection, T](lambda c: self._database.read(c, function))
+        return await self._looks.submit(looked)  # pyright: ignore[reportReturnType]
 
     def is_here(self) -> bool:
         return self._loop.is_current()
@@ -149,7 +156,7 @@ class Opened:
                     self._watch.close()
                     await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
                 with move_on_after(CLOSE_LIMIT, shield=True):
-                    await self.looks.drained()
+                    await self._looks.drained()
                 if self.reader is not self.writer:
                     await self.reader.close()
                 await self.writer.close()

@@ -42,22 +42,25 @@ CASE WHEN ?1 > 0 THEN coalesce(
 seq, {its_id}, {its_name}, {its_queue}, priority,
 fence, attempts, crashes, epoch, run_at, timeout, deadline, NULL, x'', enqueued, unknown_since
 
+-- name: new_columns
+id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued
+
 -- name: insert
 INSERT INTO sitq_task
-    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
+    ({new_columns})
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: insert_many
 -- Empty places have no id. The rows come in the order of the values.
-WITH v (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued) AS
+WITH v ({new_columns}) AS
     (VALUES {values})
 INSERT INTO sitq_task
-    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
+    ({new_columns})
 SELECT * FROM v WHERE id IS NOT NULL
 
 -- name: insert_keyed
 INSERT INTO sitq_task
-    (id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued)
+    ({new_columns})
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) WHERE key IS NOT NULL AND state < 2 DO NOTHING
 

@@ -9,14 +9,13 @@ runs on the thread of the reader, one after the other.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from sqlite3 import Connection
 from typing import Any, TypeVar
 
 import anyio
 
-from sitq.backends.commit import GroupCommit, Operation
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import Driver
 from sitq.backends.sqlite.queries import SQL
@@ -38,12 +37,17 @@ class Waiters:
     Args:
         reader: has the connection that is looked through.
         database: what that leads to.
-        looks: gathers what many want to look at in the same moment, on the same connection.
+        look: takes a look at that connection, together with those of others.
     """
 
-    def __init__(self, reader: Driver, database: Database, looks: GroupCommit[Connection]) -> None:
+    def __init__(
+        self,
+        reader: Driver,
+        database: Database,
+        look: Callable[[Callable[[Connection], TaskRow | None]], Awaitable[TaskRow | None]],
+    ) -> None:
         self._reader = reader
-        self._looks = looks
+        self._look_together = look
         self._database = database
         self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
         self._by_seq: dict[int, list[anyio.Event]] = defaultdict(list)
@@ -64,10 +68,7 @@ class Waiters:
             self._events[id].append(event)
             self._looking.add(event)
             try:
-                look = partial(self._look, id, largest)
-                row = await self._looks.submit(
-                    Operation(lambda c: self._database.read(c, look))  # noqa: B023, one at a time
-                )
+                row = await self._look_together(partial(self._look, id, largest))
                 if row is None or row.state in TERMINAL:
                     return row
                 await self._wait(row.seq, event)
