@@ -19,7 +19,7 @@ RESTLESS = 0.5
 """Share of the time that the event loop computes, above which threads may wait in vain."""
 PAUSE, SHORT_PAUSE = 0.005, 0.001
 """Seconds until threads are let in again while the loop does not rest; while they are in demand."""
-LONGEST_LOOK = 1.0
+LONGEST_LOOK = 2.0
 """Seconds between two looks at whether it rests, at the most."""
 MOMENT = 0.0001
 """Seconds in which a waiting thread wakes up and takes the interpreter."""

@@ -32,7 +32,7 @@ SPACING, WIDEST_SPACING = 0.00025, 0.008
 """Seconds without a look after a commit of this process's own. The time grows while none but such
 come, for a busy worker makes hundreds a second, and begins anew when one of others was among them:
 who waits for these waits for the next one too."""
-TICK = 0.5
+TICK = 1.0
 """Longest wait for an event, in seconds: the fallback for one that got lost."""
 POLL = 0.005
 """Pause between two looks where there is no inotify, in seconds."""
@@ -89,7 +89,7 @@ class Watch:
 
     def join(self) -> None:
         """Wait for the end of the thread."""
-        self._thread.join(4 * TICK)
+        self._thread.join(2 * TICK)
 
     def _run(self) -> None:
         try:
