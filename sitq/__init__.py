@@ -3,8 +3,9 @@
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import Clock
 from sitq.context import CurrentTask, current_task
+from sitq.group import INHERIT, TaskGroup
 from sitq.handle import TaskHandle
-from sitq.model import ErrorInfo, Result, State, Task, WorkerStatus
+from sitq.model import ErrorInfo, Result, State, Task, TaskTree, WorkerStatus
 from sitq.queue import TaskQueue
 from sitq.registry import Call, Registry, TaskFunction, task
 from sitq.retry import Retry
@@ -18,6 +19,7 @@ __all__ = [
     "Clock",
     "CurrentTask",
     "ErrorInfo",
+    "INHERIT",
     "MsgpackSerializer",
     "Registry",
     "Result",
@@ -27,8 +29,10 @@ __all__ = [
     "State",
     "Task",
     "TaskFunction",
+    "TaskGroup",
     "TaskHandle",
     "TaskQueue",
+    "TaskTree",
     "Worker",
     "WorkerStatus",
     "current_task",

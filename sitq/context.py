@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,20 +10,44 @@ from typing import Protocol
 from uuid import UUID
 
 from sitq.errors import UsageError
+from sitq.model import Reservation
 
-__all__ = ["CurrentTask", "Running", "current_task", "running_task"]
+__all__ = ["CurrentTask", "Running", "current_task", "running_task", "while_waiting"]
 
 
 class Running(Protocol):
-    """A run, as far as its function may know of it."""
+    """A run, as far as its function and what that calls may know of it."""
+
+    @property
+    def task(self) -> Reservation:
+        """What is run."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The store of the task."""
+        ...
 
     @property
     def cancel_called(self) -> bool:
         """Whether it is to end."""
         ...
 
+    @property
+    def only_run_ends(self) -> bool:
+        """Whether the run ends and the task does not: it goes on in another one."""
+        ...
+
     def describe(self) -> CurrentTask:
         """The task that it is a run of."""
+        ...
+
+    def next_group(self) -> int:
+        """How many groups it has opened before."""
+        ...
+
+    def waiting(self) -> AbstractAsyncContextManager[None]:
+        """In this block it only waits, and its slot is for others."""
         ...
 
 
@@ -48,6 +73,12 @@ class CurrentTask:
 
 # The run and not the `CurrentTask`: most functions never ask, and to make one takes time.
 running_task: ContextVar[Running | None] = ContextVar("sitq_current_task", default=None)
+
+
+def while_waiting() -> AbstractAsyncContextManager[None]:
+    """In this block the task that runs here, if there is one, lets others have its slot."""
+    run = running_task.get()
+    return nullcontext() if run is None else run.waiting()
 
 
 def current_task() -> CurrentTask:

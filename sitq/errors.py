@@ -12,10 +12,12 @@ __all__ = [
     "InvalidArguments",
     "InvalidOption",
     "KeyTaken",
+    "LeaseLost",
     "NotOpen",
     "NotRegistered",
     "NotSerializable",
     "RegistrationRefused",
+    "ReplayMismatch",
     "SitqError",
     "StoreError",
     "StoreFull",
@@ -80,6 +82,10 @@ class KeyTaken(UsageError):
     """A live task holds the unique key that this one needs."""
 
 
+class ReplayMismatch(UsageError):
+    """A task that runs again enqueued another call where it had enqueued this one before."""
+
+
 class TaskNotFound(SitqError, LookupError):
     """No such task: it was never stored, or it ended and was purged."""
 
@@ -100,6 +106,10 @@ class TaskFailed(TaskError):
 
     def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, Result]]:
         return type(self), (str(self), self.result)
+
+
+class LeaseLost(TaskError):
+    """Who wants to go on has lost its lease: its task, or its group, is no longer its own."""
 
 
 class TaskCancelled(TaskError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -10,14 +12,23 @@ from uuid import UUID
 import anyio
 
 from sitq.backends.base import Backend
+from sitq.context import running_task, while_waiting
 from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from sitq.failure import summary, unpack_error
 from sitq.lifecycle import TERMINAL
-from sitq.model import Result, State, Task, TaskRow, WorkerRow, WorkerStatus
+from sitq.model import Result, State, Task, TaskRow, TaskTree, WorkerRow, WorkerStatus
 from sitq.options import check_seconds
 from sitq.serialization import Serializer, max_bytes, unpack
 
-__all__ = ["TaskHandle", "to_result", "to_task", "to_worker_status", "wait_for_row"]
+__all__ = [
+    "TaskHandle",
+    "failure_of",
+    "to_result",
+    "to_task",
+    "to_tree",
+    "to_worker_status",
+    "wait_for_row",
+]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -108,8 +119,14 @@ async def wait_for_row(
     backend: Backend, id: bytes, timeout: float | None, largest: int
 ) -> TaskRow | None:
     """A task once it has ended, or as it is after ``timeout`` seconds. None if it is absent."""
-    with anyio.move_on_after(math.inf if timeout is None else _check_wait(timeout)):
-        return await backend.ended(id, largest)
+    limit = math.inf if timeout is None else _check_wait(timeout)
+    if running_task.get() is not None:  # what has ended is no reason to give its slot to others
+        row = await backend.get(id, largest)
+        if row is None or row.state in TERMINAL:
+            return row
+    async with while_waiting():
+        with anyio.move_on_after(limit):
+            return await backend.ended(id, largest)
     return await backend.get(id, largest)
 
 
@@ -119,8 +136,13 @@ def value_of(result: Result) -> Any:
         return result.value
     if result.state is State.CANCELLED:
         raise TaskCancelled(f"task {result.id} ({result.name}) was cancelled")
+    raise failure_of(result)
+
+
+def failure_of(result: Result) -> TaskFailed:
+    """What says that a task failed."""
     reason = "for an unknown reason" if result.error is None else f"with {summary(result.error)}"
-    raise TaskFailed(f"task {result.id} ({result.name}) failed {reason}", result)
+    return TaskFailed(f"task {result.id} ({result.name}) failed {reason}", result)
 
 
 def to_result(row: TaskRow, serializer: Serializer) -> Result:
@@ -163,6 +185,18 @@ def to_task(row: TaskRow) -> Task:
         ended_at=_moment_or_none(row.ended),
         error=None if row.error is None else unpack_error(row.error),
     )
+
+
+def to_tree(rows: Sequence[tuple[int | None, TaskRow]]) -> TaskTree | None:
+    """The tree of these tasks, each with the number of its parent; parents come first."""
+    children: defaultdict[int, list[TaskTree]] = defaultdict(list)
+    for parent, row in reversed(rows):
+        below = sorted(children.pop(row.seq, ()), key=lambda tree: tree.task.seq)
+        tree = TaskTree(to_task(row), tuple(below))
+        if parent is None:
+            return tree
+        children[parent].append(tree)
+    return None
 
 
 def to_worker_status(row: WorkerRow) -> WorkerStatus:

@@ -1,13 +1,32 @@
-"""The heartbeat: a plain thread that renews a worker's lease, so that a blocked loop keeps it."""
+"""Leases, and the heartbeat: a plain thread renews a lease, so that a blocked loop keeps it."""
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from collections.abc import Callable
 
-from sitq.backends.base import Heart
+import anyio
+from anyio import CancelScope, CapacityLimiter, to_thread
 
-__all__ = ["Heartbeat"]
+from sitq.backends.base import Backend, Heart
+from sitq.backends.loop import Loop
+from sitq.model import Group, NewGroup, WorkerRecord
+
+__all__ = ["Heartbeat", "Programs", "record"]
+
+PROGRAM_LEASE = 15.0
+"""Seconds after which the groups of a program that died are cancelled."""
+UNBEATEN_LEASE = 36_525 * 86_400.0
+"""Seconds of a lease that nothing renews: the store goes when the program goes."""
+
+
+def record(lease: float, queues: tuple[str, ...] | None, slots: int) -> WorkerRecord:
+    """What others may know of a worker here; or of a program, which serves no queues."""
+    import platform  # slow to import, and needed once
+
+    return WorkerRecord(platform.node(), os.getpid(), queues, slots, lease)
 
 
 class Heartbeat:
@@ -49,3 +68,67 @@ class Heartbeat:
             return self._heart.beat()
         except Exception:  # the next beat may succeed; the worker meets the error itself
             return True
+
+
+class Programs:
+    """The lease under which a program has groups of its own, while it has any.
+
+    Args:
+        backend: where the groups are.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._loop = Loop()
+        self._lock = anyio.Lock()
+        self._lease: int | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._groups = 0
+
+    def is_here(self) -> bool:
+        """Whether it is of the event loop that runs here."""
+        return self._loop.is_current()
+
+    async def open_group(self, deadline: float | None, *, detach: bool) -> Group:
+        """Open a group. The first one makes the lease.
+
+        Raises:
+            LeaseLost: the lease has lapsed, and other groups under it are still open.
+        """
+        async with self._lock:
+            with CancelScope(shield=True):  # or a lease would be left that nobody knows of
+                return await self._open(deadline, detach=detach)
+        raise AssertionError("the scope above is never cancelled")
+
+    async def _open(self, deadline: float | None, *, detach: bool) -> Group:
+        new = NewGroup(None, owner=self._lease, detach=detach, deadline=deadline)
+        if self._lease is None:
+            beaten = self._backend.heart(0) is not None
+            lease = PROGRAM_LEASE if beaten else UNBEATEN_LEASE
+            new = new._replace(owner=record(lease, queues=(), slots=0))
+        group = await self._backend.open_group(new)
+        if self._lease is None:
+            assert group.owner is not None
+            self._lease = group.owner
+            heart = self._backend.heart(group.owner)
+            if heart is not None:
+                self._heartbeat = Heartbeat(heart, PROGRAM_LEASE / 3, _nothing)
+                self._heartbeat.start()
+        self._groups += 1
+        return group
+
+    async def close_group(self, group: Group) -> bool:
+        """Forget a group that has ended. The last one ends the lease. False if it was lost."""
+        async with self._lock:
+            self._groups -= 1
+            is_last = self._groups == 0
+            if is_last:
+                self._lease = None
+                heartbeat, self._heartbeat = self._heartbeat, None
+                if heartbeat is not None:
+                    await to_thread.run_sync(heartbeat.stop, limiter=CapacityLimiter(math.inf))
+            return await self._backend.close_group(group, dismiss=is_last)
+
+
+def _nothing() -> None:
+    """A group finds out at its end that its lease was lost."""

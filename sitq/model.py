@@ -14,7 +14,11 @@ from uuid import UUID
 
 __all__ = [
     "Change",
+    "ChildEnd",
     "ErrorInfo",
+    "Group",
+    "NewChild",
+    "NewGroup",
     "NewTask",
     "Outcome",
     "OutcomeKind",
@@ -23,6 +27,7 @@ __all__ = [
     "State",
     "Task",
     "TaskRow",
+    "TaskTree",
     "WorkerRecord",
     "WorkerRow",
     "WorkerStatus",
@@ -82,6 +87,65 @@ class NewTask(NamedTuple):
     enqueued: float
 
 
+class WorkerRecord(NamedTuple):
+    """What a worker tells the others of itself; or a program, which serves no queues."""
+
+    host: str
+    pid: int
+    queues: tuple[str, ...] | None
+    concurrency: int
+    lease: float
+    """Seconds without a beat after which its tasks go back."""
+
+
+class NewGroup(NamedTuple):
+    """A group to be opened: by a run of a task, or by a program that has a lease for it."""
+
+    parent: int | None
+    """The ``seq`` of the task."""
+    fence: int = 0
+    epoch: int = 0
+    ordinal: int | None = None
+    """How many groups the run has opened before."""
+    owner: int | WorkerRecord | None = None
+    """The lease of the program, or what it tells of itself to get one."""
+    detach: bool = False
+    """Whether the children outlive the program."""
+    deadline: float | None = None
+
+
+class Group(NamedTuple):
+    """An open group. ``fence`` names the run that opened it."""
+
+    id: int
+    parent: int | None
+    fence: int
+    epoch: int
+    owner: int | None
+    deadline: float | None
+
+
+class NewChild(NamedTuple):
+    """A call to be a child of a group."""
+
+    task: NewTask
+    child: str
+    """What tells it from the other children when its parent runs again."""
+    digest: bytes
+    """Of what it calls."""
+
+
+class ChildEnd(NamedTuple):
+    """A child that has ended."""
+
+    number: int
+    """In the order of the ends."""
+    id: bytes
+    child: str
+    state: State
+    value: bytes | None
+
+
 class Reservation(NamedTuple):
     """A task as its worker holds it. ``fence`` names this reservation in every write about it."""
 
@@ -102,6 +166,8 @@ class Reservation(NamedTuple):
     """None if the store cannot give them: they are missing, or too large."""
     enqueued: float
     unknown_since: float | None
+    group: int | None = None
+    """The number of the group that it is a child of."""
 
 
 class Change(NamedTuple):
@@ -200,6 +266,15 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskTree:
+    """A task, and the tasks that it enqueued in its groups."""
+
+    task: Task
+    children: tuple[TaskTree, ...]
+    """In the order of enqueueing; also those of earlier epochs that failed and were replaced."""
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """How a task ended. ``state`` is ``succeeded``, ``failed`` or ``cancelled``."""
 
@@ -214,18 +289,6 @@ class Result:
     enqueued_at: datetime
     started_at: datetime | None
     ended_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRecord:
-    """What a worker tells the others of itself."""
-
-    host: str
-    pid: int
-    queues: tuple[str, ...] | None
-    concurrency: int
-    lease: float
-    """Seconds without a beat after which its tasks go back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sitq.retry import Retry
 __all__ = [
     "Options",
     "check_backend",
+    "check_child",
     "check_key",
     "check_moment",
     "check_name",
@@ -60,6 +61,7 @@ class Options:
     run_at: datetime | None = None
     key: str | None = None
     deadline: datetime | None = None
+    child: str | None = None
 
 
 def is_name(value: str) -> bool:
@@ -96,6 +98,20 @@ def check_key(value: object) -> str:
         return value
     raise InvalidOption(
         f"a key is text of 1 to {MAX_KEY} characters without control characters: {shown(value)}"
+    )
+
+
+def check_child(value: object) -> str:
+    """A name of a task in its group: like a key, but not beginning with ``#``.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    if isinstance(value, str) and is_key(value) and not value.startswith("#"):
+        return value
+    raise InvalidOption(
+        f"child is text of 1 to {MAX_KEY} characters without control characters, not beginning "
+        f"with '#': {shown(value)}"
     )
 
 

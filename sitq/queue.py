@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
+from sitq.calls import Bound, bound, bound_calls, new_tasks
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
-from sitq.handle import TaskHandle, to_result, to_task, to_worker_status, wait_for_row
+from sitq.group import INHERIT, Deadline, TaskGroup
+from sitq.handle import TaskHandle, to_result, to_task, to_tree, to_worker_status, wait_for_row
+from sitq.lease import Programs
 from sitq.lifecycle import TERMINAL
-from sitq.model import NewTask, Result, State, Task, WorkerStatus
+from sitq.mapping import Mapped
+from sitq.model import Result, State, Task, TaskTree, WorkerStatus
 from sitq.naming import shown
 from sitq.options import (
     check_backend,
@@ -22,7 +25,7 @@ from sitq.options import (
     check_whole,
 )
 from sitq.registry import Call, TaskFunction, check_registered
-from sitq.serialization import Serializer, default_serializer, max_bytes, pack_arguments
+from sitq.serialization import Serializer, default_serializer, max_bytes
 
 __all__ = ["TaskQueue"]
 
@@ -30,8 +33,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PRUNE_BATCH = 500
-MAX_CALLS = 100_000
-"""Calls that `TaskQueue.enqueue_many` takes: more would hold the lock of the store for long."""
 
 
 class TaskQueue:
@@ -56,6 +57,7 @@ class TaskQueue:
         )
         self._entered = 0
         self._closed = False
+        self._programs: Programs | None = None
 
     async def __aenter__(self) -> TaskQueue:
         await self._backend.open()
@@ -88,8 +90,7 @@ class TaskQueue:
             NotSerializable: an argument cannot be stored.
             StoreError: the store could not take it; nothing was stored.
         """
-        check_registered(function).check(args, kwargs)
-        [handle] = await self._store([(function, args, kwargs)])
+        [handle] = await self._store([bound(function, args, kwargs)])
         return handle
 
     async def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
@@ -106,23 +107,7 @@ class TaskQueue:
             NotSerializable: an argument cannot be stored.
             StoreError: the store could not take them; nothing was stored.
         """
-        parts: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]] = []
-        if not isinstance(calls, Iterable):
-            raise InvalidOption(f"enqueue_many takes a list of calls, not {shown(calls)}")
-        for call in calls:
-            if not isinstance(call, Call):
-                raise InvalidOption(
-                    f"enqueue_many takes calls such as fetch.call(...), not {type(call).__name__}"
-                )
-            function = check_registered(call.function)
-            function.check(call.args, call.kwargs)
-            parts.append((function, call.args, call.kwargs))
-            if len(parts) > MAX_CALLS:
-                raise InvalidOption(
-                    f"more than {MAX_CALLS} calls are too many for one transaction; "
-                    "enqueue them in chunks"
-                )
-        return await self._store(parts)
+        return await self._store(bound_calls(calls))
 
     async def get_result(
         self, task: TaskHandle[Any] | UUID | str, timeout: float | None = None
@@ -143,6 +128,72 @@ class TaskQueue:
         if row is None or row.state not in TERMINAL:
             return None
         return to_result(row, self._serializer)
+
+    def task_group(self, *, deadline: Deadline = INHERIT, detach: bool = False) -> TaskGroup:
+        """A durable nursery: ``async with queue.task_group() as tg``, ``await tg.enqueue(...)``.
+
+        The block ends when all its tasks have ended, on whatever workers. Inside a task they are
+        its children: if it is run again, it finds them; if it ends, so do they.
+
+        Args:
+            deadline: when its tasks fail that have not finished: a datetime with a time zone, or
+                `math.inf` for never; default: the deadline that holds where it is entered.
+            detach: outside a task: its tasks live on if this program dies.
+
+        Raises:
+            InvalidOption: the deadline is none.
+        """
+        return TaskGroup(
+            self._backend, self._serializer, self._programs_here, deadline, detach=detach
+        )
+
+    def map(
+        self,
+        function: TaskFunction[[Any], R],
+        items: Iterable[Any],
+        /,
+        *,
+        limit: int = 1_000,
+        ordered: bool = True,
+    ) -> Mapped[R]:
+        """Run a task for each item: ``async with queue.map(f, items) as results``, then
+        ``async for value in results``.
+
+        Args:
+            function: takes an item.
+            items: its arguments; they are taken as results are.
+            limit: how many tasks are enqueued ahead of the results that were taken.
+            ordered: the results come in the order of the items, or else as they come.
+
+        Raises:
+            InvalidOption: there are no items, or ``limit`` is not from 1 to 100,000.
+            ExceptionGroup: at the end of the block, as of `task_group`.
+        """
+        return Mapped(
+            self._backend,
+            self._serializer,
+            self.task_group(),
+            check_registered(function),
+            items,
+            check_whole("limit", limit, 1, 100_000),
+            ordered=ordered,
+        )
+
+    async def tree(
+        self, task: TaskHandle[Any] | UUID | str, *, limit: int = 10_000
+    ) -> TaskTree | None:
+        """A task with those that it enqueued in groups, and those that they did.
+
+        Args:
+            task: its handle or id.
+            limit: how many tasks are shown, from the top down.
+
+        Returns:
+            the tree as it is now; None if there is no such task.
+        """
+        self._check_open()
+        most = check_whole("limit", limit, 1, 1_000_000)
+        return to_tree(await self._backend.tree(task_id(task).bytes, most))
 
     def handle(self, task: UUID | str) -> TaskHandle[Any]:
         """A handle of the task with this id. The store is not asked whether there is one."""
@@ -188,7 +239,8 @@ class TaskQueue:
     async def workers(self) -> list[WorkerStatus]:
         """The workers that have a lease, those that started first at the front."""
         self._check_open()
-        return [to_worker_status(row) for row in await self._backend.workers()]
+        rows = await self._backend.workers()
+        return [to_worker_status(row) for row in rows if row.queues != ()]  # others have groups
 
     async def cancel(self, task: TaskHandle[Any] | UUID | str) -> bool:
         """Cancel a task, as `sitq.TaskHandle.cancel` does."""
@@ -245,64 +297,24 @@ class TaskQueue:
             total += deleted
         return total
 
-    async def _store(
-        self, calls: list[tuple[TaskFunction[..., R], tuple[Any, ...], Mapping[str, Any]]]
-    ) -> list[TaskHandle[R]]:
+    async def _store(self, calls: list[Bound]) -> list[TaskHandle[Any]]:
         self._check_open()
-        now = self._backend.clock.time()
-        ids = new_ids(now, len(calls))
-        tasks = [self._new_task(id, now, *call) for id, call in zip(ids, calls, strict=True)]
+        for call in calls:
+            if call.function.options.child is not None:
+                raise InvalidOption("child names a task of a group; enqueue it in one")
+        tasks = new_tasks(calls, self._serializer, self._backend.clock.time())
         stored = await self._backend.insert(tasks)
         return [TaskHandle(id, self._backend, self._serializer) for id in stored]
 
-    def _new_task(
-        self,
-        id: bytes,
-        now: float,
-        function: TaskFunction[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> NewTask:
-        options = function.options
-        run_at = now + (options.delay or 0.0)
-        if options.run_at is not None:
-            run_at = options.run_at.timestamp()
-        return NewTask(
-            id,
-            function.name,
-            options.queue,
-            options.priority,
-            run_at,
-            options.key,
-            options.call_timeout,
-            None if options.deadline is None else options.deadline.timestamp(),
-            None if options.call_retry is None else options.call_retry.dump(),
-            pack_arguments(self._serializer, args, kwargs, f"the arguments of {function.name}"),
-            now,
-        )
+    def _programs_here(self) -> Programs:
+        self._check_open()
+        if self._programs is None or not self._programs.is_here():
+            self._programs = Programs(self._backend)
+        return self._programs
 
     def _check_open(self) -> None:
         if self._closed:
             raise NotOpen("the queue was closed; use it inside 'async with queue'")
-
-
-def new_ids(now: float, number: int) -> list[bytes]:
-    """Time-ordered identifiers: UUID version 7, RFC 9562 section 5.7.
-
-    Args:
-        now: seconds since 1970-01-01 UTC.
-        number: how many.
-    """
-    time = (int(now * 1000) & 0xFFFF_FFFF_FFFF).to_bytes(6, "big")
-    noise = bytearray(os.urandom(10 * number))
-    noise[0::10] = noise[0::10].translate(_VERSION)
-    noise[2::10] = noise[2::10].translate(_VARIANT)
-    rest = bytes(noise)
-    return [time + rest[at : at + 10] for at in range(0, 10 * number, 10)]
-
-
-_VERSION: Final = bytes(7 << 4 | byte & 0xF for byte in range(256))
-_VARIANT: Final = bytes(2 << 6 | byte & 0x3F for byte in range(256))
 
 
 def task_id(task: TaskHandle[Any] | UUID | str) -> UUID:

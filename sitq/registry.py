@@ -16,6 +16,7 @@ from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, Registra
 from sitq.naming import importable_module_name
 from sitq.options import (
     Options,
+    check_child,
     check_key,
     check_moment,
     check_name,
@@ -78,6 +79,7 @@ class TaskFunction(Generic[P, R_co]):
         timeout: float | None = None,
         retry: Retry | None = None,
         deadline: datetime | None = None,
+        child: str | None = None,
     ) -> Self:
         """A copy of this function whose calls have these options; None leaves one as it is.
 
@@ -90,6 +92,8 @@ class TaskFunction(Generic[P, R_co]):
             timeout: seconds that one run may take; `math.inf` for no limit.
             retry: when to run it again after a failure.
             deadline: the moment at which it fails if it has not finished; with a time zone.
+            child: tells it from the other tasks of its group when its parent runs again; default:
+                its place among them.
 
         Raises:
             InvalidOption: a value is outside what the option takes.
@@ -110,6 +114,7 @@ class TaskFunction(Generic[P, R_co]):
             "call_timeout": timeout if timeout is None else check_timeout(timeout),
             "call_retry": check_retry(retry),
             "deadline": deadline if deadline is None else check_moment("deadline", deadline),
+            "child": child if child is None else check_child(child),
         }
         made = copy.copy(self)
         made.options = replace(self.options, **{k: v for k, v in given.items() if v is not None})

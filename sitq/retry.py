@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeAlias
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
-from sitq.errors import InvalidOption
+from sitq.errors import InvalidOption, TaskFailed
+from sitq.model import ErrorInfo
 from sitq.naming import class_name, shown
 
 __all__ = ["NO_RETRY", "Retry", "type_names"]
@@ -137,7 +138,10 @@ class Retry:
 
 
 def type_names(error: BaseException) -> frozenset[str]:
-    """The qualified names of the classes of an exception, and of its members if it is a group."""
+    """The qualified names of the classes of an exception, and of its members if it is a group.
+
+    What made another task fail counts by its name: `sitq.errors.TaskFailed` holds it as data.
+    """
     names: set[str] = set()
     pending, seen = [error], set[int]()
     while pending:
@@ -147,7 +151,15 @@ def type_names(error: BaseException) -> frozenset[str]:
             names.update(_class_names(type(one)))
             if issubclass(type(one), BaseExceptionGroup):
                 pending.extend(_members(one))
+            if type(one) is TaskFailed and one.result.error is not None:
+                names.update(_remote_names(one.result.error))
     return frozenset(names)
+
+
+def _remote_names(error: ErrorInfo) -> Iterator[str]:
+    yield error.type
+    for member in error.members:
+        yield from _remote_names(member)
 
 
 def _members(group: BaseException) -> tuple[BaseException, ...]:

@@ -8,7 +8,19 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from sitq.clock import Clock
-from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
+from sitq.model import (
+    Change,
+    ChildEnd,
+    Group,
+    NewChild,
+    NewGroup,
+    NewTask,
+    Reservation,
+    State,
+    TaskRow,
+    WorkerRecord,
+    WorkerRow,
+)
 
 __all__ = [
     "ANY_SIZE",
@@ -66,6 +78,8 @@ class Recovered(NamedTuple):
     """Tasks taken from dead workers."""
     settled: list[Change]
     """Tasks that can never run: past their deadline, unknown for too long, or damaged."""
+    bereaved: bool = False
+    """Whether a dead program had open groups: their tasks are cancelled."""
 
 
 class Filter(NamedTuple):
@@ -140,6 +154,11 @@ class Backend(Protocol):
         """The store's clock."""
         ...
 
+    @property
+    def place(self) -> str:
+        """Names the store: equal for two backends that lead to the same tasks."""
+        ...
+
     async def open(self) -> None:
         """Open the store; counted, so that each `open` needs its `close`."""
         ...
@@ -207,8 +226,11 @@ class Backend(Protocol):
         """
         ...
 
-    async def cancelled(self, worker: int) -> set[int]:
-        """The ``seq`` of the tasks of this worker that somebody asked to cancel."""
+    async def cancelled(self, worker: int, children: Sequence[int] = ()) -> set[int]:
+        """The ``seq`` of the tasks of this worker that somebody asked to cancel.
+
+        And of those ``children`` that it runs no longer, as they were cancelled with their parent.
+        """
         ...
 
     async def recover(self, worker: int, rules: Sweep) -> Recovered:
@@ -255,6 +277,54 @@ class Backend(Protocol):
         It looks at a bounded number of tasks, behind those that another call has looked at
         (``after``): to be repeated until all was looked at.
         """
+        ...
+
+    async def open_group(self, new: NewGroup) -> Group:
+        """Open a group of tasks, or again that which an earlier run of its parent opened.
+
+        Where the owner is a `WorkerRecord`, a lease is made for the program.
+
+        Raises:
+            LeaseLost: the task is not in this run, or the program has no lease.
+        """
+        ...
+
+    async def insert_children(self, group: Group, children: Sequence[NewChild]) -> list[bytes]:
+        """Store all of these children or none, but those that an earlier run has stored.
+
+        They are born cancelled where their group or its parent is to end.
+
+        Returns:
+            for each the id of the task that stands for it.
+
+        Raises:
+            LeaseLost: the group is no longer the caller's.
+            ReplayMismatch: an earlier run enqueued something else in the place of one.
+            KeyTaken: a task that is not of the group holds the key of one.
+        """
+        ...
+
+    async def ended_children(self, group: Group, after: int, largest: int = 0) -> list[ChildEnd]:
+        """Wait until children have ended. Returns some, in the order of their ends; none when all
+        have ended whose number is above ``after``.
+
+        Of each value up to ``largest`` bytes are read.
+        """
+        ...
+
+    async def cancel_group(self, group: Group, *, at_once: bool = False) -> None:
+        """Cancel the children that wait, ask those that run to end; or end these as well.
+
+        Nothing, if the group is no longer the caller's.
+        """
+        ...
+
+    async def close_group(self, group: Group, *, dismiss: bool) -> bool:
+        """Forget a group of a program, and its lease. False if it was forgotten already."""
+        ...
+
+    async def tree(self, id: bytes, most: int) -> list[tuple[int | None, TaskRow]]:
+        """A task and those below it, each with the ``seq`` of its parent. Parents come first."""
         ...
 
     async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:

@@ -23,9 +23,9 @@ def load(package: str, name: str) -> str:
     return data.decode()
 
 
-def load_queries(package: str, name: str = "queries.sql") -> Mapping[str, str]:
-    """The queries of one file, by name."""
-    _, *parts = _HEADER.split(load(package, name))
+def load_queries(package: str, *names: str) -> Mapping[str, str]:
+    """The queries of some files, by name."""
+    _, *parts = _HEADER.split("\n".join(load(package, name) for name in names))
     queries: dict[str, str] = {}
     for key, text in zip(parts[::2], parts[1::2], strict=True):
         queries[key] = text.strip()

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from sitq.backends.base import Backend, Filter
-from sitq.errors import KeyTaken
+from sitq.errors import KeyTaken, WrongState
 from sitq.model import NewTask, State
 from sitq.testing.door import PATIENCE
 from sitq.testing.draws import Draft, batches, drafts, filters, numbers
-from sitq.testing.model import Known
+from sitq.testing.known import Known
 from sitq.testing.stage import Stage
 
 __all__ = ["CallerRules"]
@@ -83,8 +83,8 @@ class CallerRules(Stage):
         id = self._some_id(which)
         try:
             expected = self.model.revive(id, self.now)
-        except KeyTaken:
-            self._refused_to_revive(id)
+        except (KeyTaken, WrongState) as error:
+            self._refused_to_revive(id, type(error))
             return
         state = self.door.waking(
             lambda backend: backend.revive(id),
@@ -92,12 +92,12 @@ class CallerRules(Stage):
         )
         assert state == expected
 
-    def _refused_to_revive(self, id: bytes) -> None:
+    def _refused_to_revive(self, id: bytes, error: type[Exception]) -> None:
         try:
             self.door(lambda backend: backend.revive(id))
-        except KeyTaken:
+        except error:
             return
-        raise AssertionError("revived beside a live task with the same key")
+        raise AssertionError(f"revived, which was to be refused with {error.__name__}")
 
     @rule(which=numbers, wanted=filters, size=st.integers(1, 4), first=numbers)
     def look(self, which: int, wanted: Filter, size: int, first: int) -> None:
@@ -175,7 +175,7 @@ class CallerRules(Stage):
         assert len(gone) == deleted
         for task in gone:
             assert task in may, "it deleted a task that was to stay"
-            del self.model.tasks[task.new.id]
+            self.model.forget(task.new.id)
             self.pruned.append(task.new.id)
 
     def _wait(self, id: bytes, known: Known | None) -> None:

@@ -13,12 +13,13 @@ from hypothesis.stateful import invariant
 from sitq.model import State
 from sitq.testing.callers import CallerRules
 from sitq.testing.door import PATIENCE
+from sitq.testing.families import FamilyRules
 from sitq.testing.workers import WorkerRules
 
 __all__ = ["QueueMachine"]
 
 
-class QueueMachine(CallerRules, WorkerRules):
+class QueueMachine(CallerRules, WorkerRules, FamilyRules):
     """Checks a backend against the life of a task: every verb, several workers, and their deaths.
 
     Override `make_backend`; `make_peer` where the store can be opened twice, and `check_closed` for
@@ -71,3 +72,5 @@ class QueueMachine(CallerRules, WorkerRules):
             assert task.attempts <= self.retry.attempts
             assert task.crashes <= self.crash_limit
             assert (task.state is State.RUNNING) == (task.worker is not None)
+            parent = self.model.parent(task)
+            assert not task.live or task.group is None or (parent and parent.live), "an orphan"

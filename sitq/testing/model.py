@@ -7,105 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from sitq import lifecycle
 from sitq.backends.base import Filter, Recovered, Sweep, Wanted
-from sitq.errors import KeyTaken
+from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch, WrongState
 from sitq.lifecycle import TERMINAL, TRANSITIONS
-from sitq.model import Change, NewTask, Reservation, State, TaskRow
+from sitq.model import Change, Group, NewChild, NewTask, Reservation, State
+from sitq.testing.known import Known, Member, Nursery
 
-__all__ = ["Known", "Member", "Model"]
+__all__ = ["Model"]
 
-
-@dataclass(slots=True)
-class Known:
-    """A task as it must be in the store. ``seq`` and ``fence`` are the store's own."""
-
-    new: NewTask
-    run_at: float
-    seq: int = 0
-    state: State = State.PENDING
-    fence: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    epoch: int = 0
-    cancel: bool = False
-    worker: int | None = None
-    unknown_since: float | None = None
-    started: float | None = None
-    ended: float | None = None
-    place: int = 0
-    """When it ended, as a count of the ends."""
-    value: bytes | None = None
-    error: bytes | None = None
-
-    @property
-    def live(self) -> bool:
-        return self.state not in TERMINAL
-
-    def row(self) -> TaskRow:
-        """As `Backend.get` must read it."""
-        new = self.new
-        return TaskRow(
-            self.seq,
-            new.id,
-            new.name,
-            new.queue,
-            self.state,
-            new.priority,
-            new.key,
-            self.attempts,
-            self.crashes,
-            self.cancel,
-            new.enqueued,
-            self.run_at,
-            new.deadline,
-            self.started,
-            self.ended,
-            self.value,
-            self.error,
-        )
-
-    def reservation(self) -> Reservation:
-        """As the worker that reserved it last must have it."""
-        new = self.new
-        return Reservation(
-            self.seq,
-            new.id,
-            new.name,
-            new.queue,
-            new.priority,
-            self.fence,
-            self.attempts,
-            self.crashes,
-            self.epoch,
-            self.run_at,
-            new.timeout,
-            new.deadline,
-            new.retry,
-            new.arguments,
-            new.enqueued,
-            self.unknown_since,
-        )
-
-    def fits(self, wanted: Filter) -> bool:
-        mine = (self.state, self.new.queue, self.new.name, self.new.key)
-        return all(one in (None, own) for one, own in zip(wanted, mine, strict=True))
-
-    def is_over(self, now: float) -> bool:
-        """Whether its deadline has passed."""
-        return self.new.deadline is not None and self.new.deadline <= now
-
-
-@dataclass(slots=True)
-class Member:
-    """A worker that has its lease."""
-
-    lease: float
-    beat: float
-    suspect: float | None = None
-    """Since when it is suspected to be dead."""
+_TO_REPLACE = (State.FAILED, State.CANCELLED)
 
 
 class Model:
@@ -114,6 +26,7 @@ class Model:
     def __init__(self) -> None:
         self.tasks: dict[bytes, Known] = {}
         self.members: dict[int, Member] = {}
+        self.groups: dict[int, Nursery] = {}
         self._ends = 0
 
     def hire(self, worker: int, lease: float, monotonic: float) -> None:
@@ -165,16 +78,21 @@ class Model:
                 yield task
 
     def settle(self, worker: int, changes: Sequence[Change], now: float) -> set[int]:
-        return {change.seq for change in changes if self._settle(worker, change, now)}
+        made = [
+            # What a worker brings home does not know that the task was spared meanwhile.
+            (task, change._replace(crashes=min(change.crashes, task.crashes)))
+            for change in changes
+            if (task := self._its_own(worker, change))
+        ]
+        self._apply_all(made, now)
+        return {change.seq for _, change in made}
 
-    def _settle(self, worker: int, change: Change, now: float) -> bool:
+    def _its_own(self, worker: int, change: Change) -> Known | None:
+        """The task, if the worker may change it so."""
         task = self._by_seq(change.seq)
         if task is None or task.worker != worker or task.fence != change.fence:
-            return False
-        if task.cancel and change.state is State.PENDING:
-            return False
-        self._apply(task, change, now)
-        return True
+            return None
+        return None if task.cancel and change.state is State.PENDING else task
 
     def cancelled(self, worker: int) -> set[int]:
         return {task.seq for task in self.held_by(worker) if task.cancel}
@@ -213,15 +131,18 @@ class Model:
         ]
 
     def _take(self, dead: int, rules: Sweep, now: float) -> list[Change]:
-        changes: list[Change] = []
-        for task in self.held_by(dead):
-            change = lifecycle.crashed(
-                task.reservation(), rules.crash_limit, cancel_requested=task.cancel
+        made = [
+            (
+                task,
+                lifecycle.crashed(
+                    task.reservation(), rules.crash_limit, cancel_requested=task.cancel
+                ),
             )
-            self._apply(task, change, now)
-            changes.append(change)
+            for task in self.held_by(dead)
+        ]
+        self._apply_all(made, now)
         del self.members[dead]
-        return changes
+        return [change for _, change in made]
 
     def _mark(self, rules: Sweep, now: float) -> None:
         for task in self._waiting(rules.queues):
@@ -234,10 +155,9 @@ class Model:
         self, decide: Callable[[Reservation], Change], is_due: Callable[[Known], bool], now: float
     ) -> list[Change]:
         due = [task for task in self._waiting(None) if is_due(task)]
-        changes = [decide(task.reservation()) for task in due]
-        for task, change in zip(due, changes, strict=True):
-            self._apply(task, change, now)
-        return changes
+        made = [(task, decide(task.reservation())) for task in due]
+        self._apply_all(made, now)
+        return [change for _, change in made]
 
     def cancel(self, id: bytes, now: float) -> State | None:
         task = self.tasks.get(id)
@@ -247,6 +167,7 @@ class Model:
         task.cancel = task.cancel or task.live
         if state is State.PENDING:
             self._move(task, State.CANCELLED, now)
+            self._end_below(task, now)
         return state
 
     def revive(self, id: bytes, now: float) -> State | None:
@@ -254,6 +175,8 @@ class Model:
         if task is None:
             return None
         state = task.state
+        if task.group is not None and not self._parent_lives(task):
+            raise WrongState
         if state in (State.FAILED, State.CANCELLED):
             if self.holder(task.new.key) is not None:
                 raise KeyTaken
@@ -289,8 +212,9 @@ class Model:
         ended = sorted((t for t in self.tasks.values() if not t.live), key=lambda t: t.place)
         ages = [task.ended is not None and task.ended <= ended_before for task in ended]
         first_young = ages.index(False) if False in ages else len(ages)
-        may = [t for t, is_old in zip(ended, ages, strict=True) if is_old and t.fits(wanted)]
-        return may, sum(task.fits(wanted) for task in ended[:first_young])
+        fits = [task.fits(wanted) and not self._parent_lives(task) for task in ended]
+        may = [t for t, *is_it in zip(ended, ages, fits, strict=True) if all(is_it)]
+        return may, sum(fits[:first_young])
 
     def holder(self, key: str | None) -> Known | None:
         if key is None:
@@ -302,6 +226,131 @@ class Model:
 
     def _by_seq(self, seq: int) -> Known | None:
         return next((task for task in self.tasks.values() if task.seq == seq), None)
+
+    # Groups.
+
+    def open_group(self, id: int, parent: Known, ordinal: int) -> None:
+        """The store has opened this one."""
+        known = self.groups.setdefault(id, Nursery(parent.new.id, ordinal, parent.epoch))
+        assert (known.parent, known.ordinal) == (parent.new.id, ordinal), "another one's group"
+        if known.epoch != parent.epoch:
+            known.epoch, known.cancelled = parent.epoch, False
+
+    def may_live(self, group: Group) -> bool:
+        """Whether children of this group may live.
+
+        Raises:
+            LeaseLost: the run that opened it is over, and the task is not.
+        """
+        nursery = self.groups.get(group.id)
+        parent = None if nursery is None else self.tasks.get(nursery.parent)
+        if nursery is None or parent is None:
+            raise LeaseLost
+        if parent.live and (parent.state is State.PENDING or parent.fence != group.fence):
+            raise LeaseLost
+        return parent.live and not parent.cancel and not nursery.cancelled
+
+    def spawn(self, group: Group, children: Sequence[NewChild], now: float) -> list[bytes]:
+        """Store children, as they come; if one is refused, those before it are to be forgotten."""
+        lives = self.may_live(group)
+        found = [self._child(group.id, child.child) for child in children]
+        for child, known in zip(children, found, strict=True):
+            if known is not None and known.child and known.child.digest != child.digest:
+                raise ReplayMismatch
+        ids: list[bytes] = []
+        fresh: list[Known] = []
+        for child, known in zip(children, found, strict=True):
+            if known and (known.born >= group.epoch or known.state not in _TO_REPLACE):
+                ids.append(known.new.id)
+            else:
+                ids.append(self._spawn(group, child, fresh))
+        for task in fresh if not lives else ():
+            task.cancel = True
+            self._move(task, State.CANCELLED, now)
+            task.fence += 1
+        return ids
+
+    def _spawn(self, group: Group, child: NewChild, fresh: list[Known]) -> bytes:
+        holder = self.holder(child.task.key)
+        if holder is not None:
+            if holder.group != group.id:
+                raise KeyTaken
+            return holder.new.id
+        made = Known(child.task, child.task.run_at, group=group.id, child=child, born=group.epoch)
+        self.tasks[child.task.id] = made
+        fresh.append(made)
+        return child.task.id
+
+    def cancel_group(self, group: Group, now: float, *, at_once: bool) -> None:
+        try:
+            self.may_live(group)
+        except LeaseLost:
+            return
+        self.groups[group.id].cancelled = True
+        for task in self.children(group.id):
+            if task.live and (at_once or task.state is State.PENDING):
+                self._end_below(task, now)
+                self._end(task, now)
+            elif task.live:
+                task.cancel = True
+
+    def children(self, group: int) -> list[Known]:
+        return [task for task in self.tasks.values() if task.group == group]
+
+    def ended_children(self, group: Group) -> list[Known]:
+        """Those that count for who waits for the group."""
+        return [
+            task
+            for task in self.children(group.id)
+            if not task.live and (task.state is State.SUCCEEDED or task.born >= group.epoch)
+        ]
+
+    def below(self, parent: Known) -> list[Known]:
+        """The children of a task, those of each group in their order."""
+        ids = [id for id, group in self.groups.items() if group.parent == parent.new.id]
+        return [task for task in self.tasks.values() if task.group in ids]
+
+    def forget(self, id: bytes) -> None:
+        """A task was deleted, and its groups with it."""
+        del self.tasks[id]
+        self.groups = {key: one for key, one in self.groups.items() if one.parent != id}
+
+    def parent(self, task: Known) -> Known | None:
+        nursery = None if task.group is None else self.groups.get(task.group)
+        return None if nursery is None else self.tasks.get(nursery.parent)
+
+    def _child(self, group: int, name: str) -> Known | None:
+        """The youngest of this name."""
+        named = [t for t in self.children(group) if t.child and t.child.child == name]
+        return max(named, key=lambda task: task.born, default=None)
+
+    def _parent_lives(self, task: Known) -> bool:
+        parent = self.parent(task)
+        return parent is not None and parent.live
+
+    def _end_below(self, task: Known, now: float) -> None:
+        for child in self.below(task):
+            if child.live:
+                self._end_below(child, now)
+                self._end(child, now)
+
+    def _end(self, task: Known, now: float) -> None:
+        """It is cancelled, whatever it is doing."""
+        self._move(task, State.CANCELLED, now)
+        task.cancel, task.unknown_since = True, None
+        task.fence += 1
+
+    def _apply_all(self, made: Sequence[tuple[Known, Change]], now: float) -> None:
+        """First all of them, then what they mean for parents and children."""
+        for task, change in made:
+            self._apply(task, change, now)
+        for task, _ in made:
+            parent = self.parent(task)
+            if parent is not None and parent.live and not task.live:
+                parent.crashes = 0
+        for task, change in made:
+            if not task.live or change.error is not None:
+                self._end_below(task, now)
 
     def _apply(self, task: Known, change: Change, now: float) -> None:
         self._move(task, change.state, now)

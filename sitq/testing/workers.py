@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from sitq.backends.base import Wanted
 from sitq.model import Change, Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.testing.draws import NAMES, Draft, Pick, batches, numbers, picks, queues
-from sitq.testing.model import Known
+from sitq.testing.known import Known
 from sitq.testing.stage import Stage
 
 __all__ = ["WorkerRules"]
@@ -119,8 +119,10 @@ class WorkerRules(Stage):
     def sweep(self, which: int, known: tuple[str, ...], queues: tuple[str, ...] | None) -> None:
         """A recovery by a worker that does not know every function, and a look for cancels."""
         worker = self._worker(which)
-        found = self.door(lambda backend: backend.cancelled(worker))
-        assert found == self.model.cancelled(worker)
+        own = [run.seq for owner, run in self.past if owner == worker]
+        held = {task.seq for task in self.model.held_by(worker)}
+        found = self.door(lambda backend: backend.cancelled(worker, own))
+        assert found == self.model.cancelled(worker) | {*own} - held
         self.recover(worker, known, queues)
 
     @rule(which=numbers, lapses=st.booleans())
@@ -147,9 +149,9 @@ class WorkerRules(Stage):
     @_while_busy
     def stand_still(self, first: int) -> None:
         """Nothing gets through to the store for longer than a lease: nobody is dead after it."""
+        self._upkeep()
         living = [worker for worker in self.workers if worker in self.model.members]
         before = {worker: len(self.model.held_by(worker)) for worker in living}
-        self._upkeep()
         self.clock.advance(2 * self.lease)
         turn = first % max(1, len(living))
         for worker in living[turn:] + living[:turn]:

@@ -16,6 +16,7 @@ from sitq.errors import StoreUnavailable
 from sitq.serialization import max_bytes
 from sitq.worker.run import Run, perform
 from sitq.worker.shift import Shift
+from sitq.worker.slot import Slot
 
 __all__ = ["reserve", "run_one"]
 
@@ -24,13 +25,13 @@ MAX_UNKNOWN = 1_000
 """Names that are left out of what is asked for: each question names them all."""
 
 
-Runner = Callable[[Shift, Run, object], Coroutine[Any, Any, None]]
+Runner = Callable[[Shift, Run, Slot], Coroutine[Any, Any, None]]
 
 
 async def reserve(shift: Shift, runs: TaskGroup, runner: Runner) -> None:
     """Reserve tasks and start a ``runner`` for each, until the worker is to stop."""
     while not shift.is_stopping():
-        slots: list[object] = []
+        slots: list[Slot] = []
         with shift.stop.interruptible():
             await _borrow(shift, slots)
         token = shift.backend.token()
@@ -43,22 +44,28 @@ async def reserve(shift: Shift, runs: TaskGroup, runner: Runner) -> None:
             _start(shift, runs, runner, run, slots.pop())
         shift.fresh.clear()
         for slot in slots:
-            shift.slots.release_on_behalf_of(slot)
+            slot.give_back()
         refused = not suspect and not shift.holds_suspect()  # one that could come by now
         if not full and not refused and not shift.is_stopping():
             with shift.stop.interruptible():
                 await _wait(shift, token, due)
 
 
-async def _borrow(shift: Shift, slots: list[object]) -> None:
-    """Wait for a free slot, and take the others that are free too."""
-    slot = object()
-    await shift.slots.acquire_on_behalf_of(slot)
+async def _borrow(shift: Shift, slots: list[Slot]) -> None:
+    """Wait for a free slot, and take the others that are free too.
+
+    Runs that have waited and go on come first: what was begun is finished before more is begun.
+    """
+    slot = Slot(shift.slots)
     slots.append(slot)
+    await slot.take()
+    while shift.slots.statistics().tasks_waiting:
+        slot.give_back()
+        await slot.take()
     with suppress(WouldBlock):
         while len(slots) < MAX_BATCH:
-            slot = object()
-            shift.slots.acquire_on_behalf_of_nowait(slot)
+            slot = Slot(shift.slots)
+            slot.take_nowait()
             slots.append(slot)
 
 
@@ -82,7 +89,7 @@ async def _reserve(shift: Shift, limit: int, *, suspect: bool) -> float | None:
     return None
 
 
-def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object) -> None:
+def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: Slot) -> None:
     name = run.task.name
     if run.function is None and name not in shift.unknown and len(shift.unknown) < MAX_UNKNOWN:
         shift.unknown.add(name)
@@ -95,14 +102,15 @@ def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: object
     run.handle = runs.create_task(runner(shift, run, slot), name=name)
 
 
-async def run_one(shift: Shift, run: Run, slot: object) -> None:
+async def run_one(shift: Shift, run: Run, slot: Slot) -> None:
     """Run one task and give its slot back."""
+    run.slot = slot
     now = shift.backend.clock.time()
     try:
-        await perform(run, shift.serializer, shift.threads, now, shift.is_closing)
+        await perform(run, shift.serializer, shift.threads, now)
     finally:
         shift.running -= 1
-        shift.slots.release_on_behalf_of(slot)
+        slot.end()
         shift.end(run)
         if not shift.running:
             shift.nothing_runs.set()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from enum import StrEnum
 from functools import partial
 from types import CoroutineType
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import anyio
@@ -23,8 +23,9 @@ from sitq.model import Outcome, OutcomeKind, Reservation
 from sitq.registry import TaskFunction
 from sitq.retry import NO_RETRY, Retry, type_names
 from sitq.serialization import Serializer, pack, unpack_arguments
+from sitq.worker.slot import Slot
 
-__all__ = ["Cause", "Run", "perform"]
+__all__ = ["Cause", "Host", "Run", "perform"]
 
 
 class Cause(StrEnum):
@@ -45,6 +46,24 @@ _ENDS: Mapping[Cause | None, Outcome] = {
     Cause.LEASE_LOST: Outcome(OutcomeKind.LOST),
 }
 
+_ONLY_RUN = (Cause.SHUTDOWN, Cause.HOST_CANCELLED, Cause.LEASE_LOST)
+
+
+class Host(Protocol):
+    """The worker, as its runs know it."""
+
+    is_closing: Callable[[], bool]
+    """Whether it has cancelled its own task group, or is cancelled itself."""
+
+    @property
+    def place(self) -> str:
+        """Names its store."""
+        ...
+
+    def rests(self, run: Run) -> None:
+        """The run only waits from now on."""
+        ...
+
 
 class Run:
     """A task that this worker holds: its reservation, and its outcome once it is known.
@@ -53,28 +72,43 @@ class Run:
         task: the reservation.
         function: what it calls; None if this worker does not know it.
         guard: the innermost scope, by which a run that will not end is spared more cancellation.
+        host: the worker.
     """
 
     __slots__ = (
+        "_groups",
         "cause",
         "ends_at",
         "ends_by_deadline",
         "function",
         "guard",
         "handle",
+        "host",
         "limit",
         "outcome",
         "retry",
+        "slot",
         "stuck",
         "task",
         "timeout",
         "told",
+        "waits",
     )
 
     def __init__(
-        self, task: Reservation, function: TaskFunction[..., Any] | None, guard: CancelScope
+        self,
+        task: Reservation,
+        function: TaskFunction[..., Any] | None,
+        guard: CancelScope,
+        host: Host,
     ) -> None:
         self.task: Reservation = task
+        self.host: Host = host
+        self.slot: Slot | None = None
+        """Its place among those that run."""
+        self.waits: int = 0
+        """How many waits for other tasks go on in it."""
+        self._groups = 0
         self.guard: CancelScope = guard
         self.function: TaskFunction[..., Any] | None = function
         self.handle: TaskHandle[None] | None = None
@@ -106,6 +140,45 @@ class Run:
             deadline=None if task.deadline is None else moment(task.deadline),
             _run=self,
         )
+
+    @property
+    def place(self) -> str:
+        """The store of the task."""
+        return self.host.place
+
+    @property
+    def only_run_ends(self) -> bool:
+        """Whether the run ends and the task does not: it goes on in another one."""
+        return self.cause in _ONLY_RUN or (self.cause is None and self.host.is_closing())
+
+    def next_group(self) -> int:
+        """How many groups it has opened before."""
+        self._groups += 1
+        return self._groups - 1
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncGenerator[None]:
+        """In this block it only waits, and its slot is for others.
+
+        Where several waits go on at once it has none until the last one ends: what they wait for
+        may need it.
+        """
+        slot = self.slot
+        assert slot is not None
+        self.waits += 1
+        slot.give_back()
+        if self.waits == 1:
+            self.host.rests(self)
+        is_to_end = False
+        try:
+            yield
+        except get_cancelled_exc_class():
+            is_to_end = True  # and needs no slot for that
+            raise
+        finally:
+            self.waits -= 1
+            if not is_to_end and not self.waits:
+                await slot.take()
 
     @property
     def cancel_called(self) -> bool:
@@ -140,7 +213,6 @@ async def perform(
     serializer: Serializer,
     threads: CapacityLimiter,
     now: float,
-    is_closing: Callable[[], bool],
 ) -> None:
     """Call the function of a run, and put the outcome into ``run.outcome``.
 
@@ -149,7 +221,6 @@ async def perform(
         serializer: unpacks the arguments and packs the result.
         threads: the limiter of the threads that sync functions run in.
         now: the wall clock, in seconds.
-        is_closing: whether the worker has cancelled its own task group, or is cancelled itself.
     """
     outcome: Outcome | None = None
     try:
@@ -163,7 +234,7 @@ async def perform(
         if outcome is None:
             outcome = _interrupted(run)
     except BaseException as error:
-        if issubclass(type(error), get_cancelled_exc_class()) and is_closing():
+        if issubclass(type(error), get_cancelled_exc_class()) and run.host.is_closing():
             run.outcome = _ENDS.get(run.cause, Outcome(OutcomeKind.RELEASED))
             raise
         outcome = _raised(run, error)

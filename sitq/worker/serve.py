@@ -93,6 +93,7 @@ async def _run_group(shift: Shift) -> bool:
 
 async def _wind_down(shift: Shift) -> None:
     """Give running tasks their grace, cancel the rest, and settle what has ended."""
+    shift.stop_resting(shift.stop.cause or Cause.LEASE_LOST)
     with shift.stop.grace():
         await shift.all_ended()
     shift.stop_runs(shift.stop.cause or Cause.LEASE_LOST)

@@ -10,7 +10,7 @@ from sitq.errors import StoreUnavailable
 from sitq.failure import unpack_error
 from sitq.lifecycle import settle as decide
 from sitq.model import Change, State
-from sitq.worker.run import Run
+from sitq.worker.run import Cause, Run
 from sitq.worker.shift import Shift, logger
 
 __all__ = ["settle", "settle_all"]
@@ -108,7 +108,10 @@ def _log(shift: Shift, run: Run, change: Change) -> None:
 
 
 def _log_stale(shift: Shift, run: Run) -> None:
-    shift.log(logging.WARNING, "lease lost: outcome dropped", **_about(run))
+    if run.cause is Cause.CANCEL:  # the task was cancelled together with its parent
+        shift.log(logging.DEBUG, "run ended", **_about(run))
+    else:
+        shift.log(logging.WARNING, "lease lost: outcome dropped", **_about(run))
 
 
 def _about(run: Run) -> dict[str, object]:

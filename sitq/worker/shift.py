@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from anyio import CancelScope, CapacityLimiter
 
 from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
+from sitq.lease import record
 from sitq.model import Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.registry import Registry
 from sitq.serialization import Serializer
@@ -41,15 +41,7 @@ class Options:
 
     def record(self) -> WorkerRecord:
         """What the other workers may know."""
-        import platform  # slow to import, and needed once
-
-        return WorkerRecord(
-            host=platform.node(),
-            pid=os.getpid(),
-            queues=self.queues,
-            concurrency=self.max_concurrency,
-            lease=self.lease,
-        )
+        return record(self.lease, self.queues, self.max_concurrency)
 
 
 class Stop:
@@ -149,7 +141,7 @@ class Shift:
         """What was reserved is held from here on, whoever asked for it."""
         is_stopping = self.is_stopping()
         for task in tasks:
-            run = Run(task, self.registry.get(task.name), self.loop.scope())
+            run = Run(task, self.registry.get(task.name), self.loop.scope(), self)
             self.held[task.seq] = run
             if is_stopping:  # nothing is started any more
                 kind = OutcomeKind.LOST if self.lease_lost else OutcomeKind.RELEASED
@@ -171,6 +163,24 @@ class Shift:
             del self.held[run.task.seq]
         if run.task.crashes and self.waiting is not None:
             self.waiting.cancel()  # another suspect may come now
+
+    @property
+    def place(self) -> str:
+        """Names the store."""
+        return self.backend.place
+
+    def rests(self, run: Run) -> None:
+        """A run only waits from now on: it needs no grace, and no longer is a suspect here."""
+        if self.stop.cause is not None and run.outcome is None:
+            run.stop(self.stop.cause)
+        if run.task.crashes and self.waiting is not None:
+            self.waiting.cancel()
+
+    def stop_resting(self, cause: Cause) -> None:
+        """Runs that only wait go back at once: others can wait in their place."""
+        for run in tuple(self.held.values()):
+            if run.waits and run.outcome is None:
+                run.stop(cause)
 
     def stop_runs(self, cause: Cause) -> None:
         """Cancel every run that has not ended."""
@@ -201,6 +211,11 @@ class Shift:
                 )
         return sum(run.stuck and run.outcome is None for run in self.held.values())
 
+    def children(self) -> list[int]:
+        """The tasks of groups that run here: they may be cancelled together with their parents."""
+        held = self.held.values()
+        return [r.task.seq for r in held if r.task.group is not None and r.outcome is None]
+
     def give_back(self) -> None:
         """What is held without an outcome goes back; for when its run can end no more."""
         for run in self.held.values():
@@ -217,8 +232,8 @@ class Shift:
             self.stop_runs(Cause.LEASE_LOST)
 
     def holds_suspect(self) -> bool:
-        """Whether a task is held under which a worker died."""
-        return any(run.task.crashes for run in self.held.values())
+        """Whether a task runs under which a worker died."""
+        return any(run.task.crashes and not run.waits for run in self.held.values())
 
     def log(self, level: int, event: str, **details: Any) -> None:
         """One event, with what it is about; never arguments or results of tasks."""

@@ -50,7 +50,7 @@ async def watch_cancels(shift: Shift) -> None:
         token = shift.backend.token()
         try:
             if shift.held:
-                for seq in await shift.backend.cancelled(shift.worker):
+                for seq in await shift.backend.cancelled(shift.worker, shift.children()):
                     run = shift.held.get(seq)
                     if run is not None:
                         run.stop(Cause.CANCEL)

@@ -15,10 +15,10 @@ import pytest
 
 from sitq import Registry, SQLiteBackend, TaskQueue
 from sitq.backends.base import Sweep, Wanted
+from sitq.calls import new_ids
 from sitq.errors import NotOpen, StoreReplaced
 from sitq.lifecycle import settle
 from sitq.model import NewTask, Outcome, OutcomeKind, Reservation, WorkerRecord
-from sitq.queue import new_ids
 from sitq.retry import Retry
 
 pytestmark = pytest.mark.anyio

@@ -13,10 +13,10 @@ import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
 from sitq.backends.base import Sweep, Wanted
+from sitq.calls import new_ids
 from sitq.clock import ManualClock
 from sitq.errors import NotOpen
 from sitq.model import NewTask, Reservation, WorkerRecord
-from sitq.queue import new_ids
 
 pytestmark = pytest.mark.anyio
 

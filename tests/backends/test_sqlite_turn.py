@@ -17,6 +17,7 @@ from sitq.backends.commit import Operation
 from sitq.backends.sqlite import recovery, turn, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import insert
+from sitq.backends.sqlite.settling import Settled
 from sitq.backends.sqlite.turn import Reserve, Settle, Turns
 from sitq.errors import StoreUnavailable
 from sitq.model import Change, NewTask, Reservation, State, WorkerRecord
@@ -200,7 +201,7 @@ def test_the_usual_case_is_one_turn() -> None:
     results = by_turn(store, store.batch([(b"\xc0", 0)] * 4, Wanted(4, None)))
     assert results is not None
     settled, reserved = results
-    assert settled == {1, 2, 3, 4}
+    assert settled.seqs == {1, 2, 3, 4}
     assert [(task.seq, task.fence) for task in reserved.tasks] == [(5, 1), (6, 1), (7, 1), (8, 1)]
     store.connection.close()
 
@@ -226,7 +227,7 @@ def test_a_first_turn_that_meets_a_lock_can_be_taken_later(tmp_path: Path) -> No
             stranger.execute("BEGIN IMMEDIATE")
             turns.take(connection, operations)
         assert turns.take(connection, operations)
-        assert operations[0].result == set()
+        assert operations[0].result == Settled(set())
 
 
 @pytest.mark.parametrize("harm", ["DELETE FROM sitq_worker", "UPDATE sitq_task SET fence = 9"])
@@ -236,6 +237,6 @@ def test_nothing_for_who_has_lost_it(harm: str) -> None:
     results = by_turn(store, store.batch([(b"\xc0", 0)] * 2, Wanted(4, None)))
     assert results is not None
     settled, reserved = results
-    assert settled == (set() if "fence" in harm else {1, 2})
+    assert settled.seqs == (set() if "fence" in harm else {1, 2})
     assert len(reserved.tasks) == (2 if "fence" in harm else 0)
     store.connection.close()

@@ -31,6 +31,7 @@ from tests.benchmarks.sizes import Sizes
 
 __all__ = ["contests"]
 
+DRAIN = "a plain drain"
 QUICK_SYNC = 0.2
 """Milliseconds of fdatasync up to which demands on FULL hold."""
 SLOTS = 100
@@ -57,6 +58,8 @@ def contests(loop: str, sizes: Sizes) -> Iterator[Contest]:
     yield _settle_busy(sizes)
     yield _waiters(sizes)
     yield _memory(sizes)
+    yield _join(sizes)
+    yield _waiting_parents(sizes)
     if loop == "asyncio":
         yield _import(sizes)
 
@@ -359,6 +362,25 @@ def _memory(sizes: Sizes) -> Contest:
             *huey("worker_memory", count=sizes.drained_by_peers),
         ),
         (at_most(OURS, "idle_mib", 45.0), at_most(OURS, "drain_adds_mib", 20.0)),
+    )
+
+
+def _join(sizes: Sizes) -> Contest:
+    work = {"count": sizes.children, "slots": SLOTS}
+    return Contest(
+        "join",
+        f"join a group of {sizes.children:,} children that do nothing, {SLOTS} slots",
+        (Contestant(OURS, "families:join", work), Contestant(DRAIN, "drain:drain", work)),
+        (ratio(OURS, DRAIN, 0.7),),
+    )
+
+
+def _waiting_parents(sizes: Sizes) -> Contest:
+    return Contest(
+        "parents",
+        f"{sizes.parents:,} parents wait for their children, one slot",
+        (Contestant(OURS, "families:waiting_parents", {"count": sizes.parents}),),
+        (),
     )
 
 

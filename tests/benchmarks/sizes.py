@@ -30,6 +30,8 @@ class Sizes:
     turns: int = 50
     steps: tuple[float, ...] = (0.001, 0.02)
     waiters: int = 10_000
+    children: int = 10_000
+    parents: int = 1_000
     imports: int = 7
     syncs: int = 500
 
@@ -55,6 +57,8 @@ QUICK = Sizes(
     turns=1,
     steps=(0.02,),
     waiters=50,
+    children=20,
+    parents=5,
     imports=1,
     syncs=5,
 )

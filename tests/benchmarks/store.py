@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from sitq.backends.sqlite.queries import SQL
-from sitq.queue import new_ids
+from sitq.calls import new_ids
 from sitq.serialization import default_serializer, pack, pack_arguments
 from tests.benchmarks.setting import Setting
 from tests.benchmarks.tasks import QUEUE, backend_of

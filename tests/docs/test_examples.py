@@ -32,9 +32,11 @@ EXPECTED = {
     "specialised_workers.py": r"6 heavy ones wait.*at most \d+ light and [12] heavy",
     "retries.py": r"answered at attempt 3\ngiven up after 1 attempt: builtins\.ValueError",
     "delayed_tasks.py": r"at once: .*after a delay: started 0\.[3-9].*at its moment: ",
+    "fan_out.py": r"together 14\nweighed \d.*in order \[1, 2, 3\]\nfailed: the scales end",
+    "deadline.py": r"page 1: [12] s are left.*page 2: stopped.*\n2 s have passed",
     "several_workers.py": r"120 tasks in all, by \d processes",
 }
-LOOPED = ("drain_speed.py", "index_stdlib.py")
+LOOPED = ("drain_speed.py", "index_stdlib.py", "survey_tree.py")
 
 
 def command(script: Path, *options: str) -> list[str]:
@@ -115,6 +117,16 @@ def test_drain_speed_runs_all_tasks(anyio_backend: str, tmp_path: Path) -> None:
     output = run(EXAMPLES / "drain_speed.py", tmp_path, *options)
 
     assert re.fullmatch(r"3000 tasks in [\d.]+ s: [\d,]+ tasks/s\n", output), output
+
+
+def test_survey_tree_counts_what_is_there(tmp_path: Path) -> None:
+    output = run(EXAMPLES / "survey_tree.py", tmp_path, "json", "--kill")
+
+    folder = Path(sysconfig.get_path("stdlib"), "json")
+    sources = [path.read_text() for path in folder.glob("*.py")]
+    lines = sum(source.count("\n") for source in sources)
+    assert f"succeeded: {{'files': {len(sources)}, " in output
+    assert f"'lines': {lines}, " in output
 
 
 def test_readme_code_runs_as_a_script(tmp_path: Path) -> None:

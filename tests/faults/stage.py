@@ -21,6 +21,7 @@ from sitq.backends.base import Recovered, Wanted
 from sitq.backends.commit import Operation
 from sitq.backends.sqlite.driver import Driver
 from sitq.backends.sqlite.opened import Opened
+from sitq.calls import new_ids
 from sitq.lifecycle import settle
 from sitq.model import (
     Change,
@@ -33,7 +34,6 @@ from sitq.model import (
     WorkerRow,
     WorkerStatus,
 )
-from sitq.queue import new_ids
 from sitq.retry import NO_RETRY
 from sitq.serialization import default_serializer, pack
 

@@ -15,8 +15,8 @@ from sitq.backends.sqlite import recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import insert
 from sitq.backends.sqlite.settling import settle
+from sitq.calls import new_ids
 from sitq.model import NewTask, Outcome, OutcomeKind, WorkerRecord
-from sitq.queue import new_ids
 
 from .crash.journal import Journal, install
 from .crash.roles import CRASH_LIMIT

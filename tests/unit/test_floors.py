@@ -23,8 +23,10 @@ FLOORS = [
     ["sitq.__main__"],
     ["sitq.cli", "sitq.sync", "sitq.testing"],
     ["sitq.queue", "sitq.worker"],
+    ["sitq.mapping"],
     ["sitq.group"],
-    ["sitq.handle", "sitq.lease"],
+    ["sitq.completed"],
+    ["sitq.handle", "sitq.lease", "sitq.calls"],
     ["sitq.backends.sqlite", "sitq.backends.postgres"],
     ["sitq.backends.commit", "sitq.backends.base", "sitq.backends.loop", "sitq.backends.sql"],
     [

@@ -7,7 +7,7 @@ from uuid import RFC_4122, UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitq.queue import new_ids
+from sitq.calls import new_ids
 
 
 @given(st.floats(0, 2.5e11), st.integers(0, 50))

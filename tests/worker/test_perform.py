@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -28,6 +29,18 @@ async def unwinds_slowly() -> None:
             await unwinding[0].wait()
 
 
+class Host:
+    """The worker of these runs."""
+
+    place = "nowhere"
+
+    def __init__(self) -> None:
+        self.is_closing: Callable[[], bool] = lambda: False
+
+    def rests(self, run: Run) -> None:
+        raise AssertionError("nothing waits here")
+
+
 async def test_a_group_that_ends_during_a_timeout_gives_back() -> None:
     unwinding[:] = [anyio.Event()]
     arguments = pack_arguments(default_serializer, (), {}, "nothing")
@@ -49,12 +62,12 @@ async def test_a_group_that_ends_during_a_timeout_gives_back() -> None:
         0,
         None,
     )
-    run = Run(task, registry.get(task.name), CancelScope())
+    host = Host()
+    run = Run(task, registry.get(task.name), CancelScope(), host)
     threads = CapacityLimiter(math.inf)
     async with anyio.create_task_group() as group:
-        run.handle = group.create_task(
-            perform(run, default_serializer, threads, 0.0, lambda: group.cancel_scope.cancel_called)
-        )
+        host.is_closing = lambda: group.cancel_scope.cancel_called
+        run.handle = group.create_task(perform(run, default_serializer, threads, 0.0))
         with anyio.fail_after(5):
             while not run.timed_out():
                 await anyio.sleep(0.001)

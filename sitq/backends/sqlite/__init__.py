@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from sqlite3 import Connection
 from typing import Any, Literal, TypeVar
 
-import anyio
-
 from sitq.backends.base import ANY_SIZE, Filter, Heart, Pruned, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
-from sitq.backends.loop import Loop
-from sitq.backends.sqlite import recovery, verbs
+from sitq.backends.sqlite import groups, recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import Insert
-from sitq.backends.sqlite.opened import FileHeart, Opened
+from sitq.backends.sqlite.lifetime import Lifetime
+from sitq.backends.sqlite.opened import FileHeart
+from sitq.backends.sqlite.settling import Settled
 from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
 from sitq.clock import Clock
-from sitq.errors import InvalidOption, NotOpen
-from sitq.model import Change, NewTask, Reservation, State, TaskRow, WorkerRecord, WorkerRow
+from sitq.errors import InvalidOption
+from sitq.model import (
+    Change,
+    ChildEnd,
+    Group,
+    NewChild,
+    NewGroup,
+    NewTask,
+    Reservation,
+    State,
+    TaskRow,
+    WorkerRecord,
+    WorkerRow,
+)
 from sitq.naming import shown
 from sitq.options import check_seconds
 
@@ -31,7 +41,7 @@ __all__ = ["SQLiteBackend"]
 T = TypeVar("T")
 
 
-class SQLiteBackend:
+class SQLiteBackend(Lifetime):
     """Stores tasks in one SQLite file, or in memory.
 
     It opens itself at its first use, and stays open then until the event loop ends or `close` is
@@ -64,56 +74,20 @@ class SQLiteBackend:
             raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {shown(synchronous)}")
         if text != ":memory:":
             text = os.path.realpath(text)  # a later change of folder is not to matter
-        self._database = Database(text, synchronous, check_seconds("busy_limit", busy_limit))
+        super().__init__(Database(text, synchronous, check_seconds("busy_limit", busy_limit)))
         self._clock = clock or Clock()
-        self._opened: Opened | None = None
         self._silent: defaultdict[int, dict[int, tuple[Any, int]]] = defaultdict(dict)
-        self._users = 0
-        self._closed = False
-        self._opening: anyio.Lock | None = None
-        self._loop: Loop | None = None
-        self._finalizer: weakref.finalize[[], SQLiteBackend] | None = None
-
-    def __repr__(self) -> str:
-        return f"SQLiteBackend({self._database.path!r})"
 
     @property
     def clock(self) -> Clock:
         """The source of time."""
         return self._clock
 
-    async def open(self) -> None:
-        """Open the file; counted, so that each `open` needs its `close`."""
-        self._join_loop()
-        self._users += 1
-        was_closed, self._closed = self._closed, False
-        try:
-            await self._ready()
-        except BaseException:
-            self._users -= 1
-            self._closed = was_closed and self._users == 0
-            raise
-
-    async def close(self) -> None:
-        """Close the file when every `open` has its `close`. Whoever waits gets `NotOpen`.
-
-        A backend that opened itself at its first use counts as opened once more.
-        """
-        self._join_loop()
-        self._users = max(0, self._users - 1)
-        if self._users == 0:
-            self._closed = True
-            opened, self._opened = self._opened, None
-            if opened is not None:
-                self._forget()
-                await opened.close()
-
-    async def __aenter__(self) -> SQLiteBackend:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
+    @property
+    def place(self) -> str:
+        """Names the store: equal for two backends that lead to the same tasks."""
+        path = self._database.path
+        return f"memory:{id(self)}" if self._database.in_memory else f"sqlite:{path}"
 
     async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
         if not tasks:
@@ -188,12 +162,12 @@ class SQLiteBackend:
         opened = await self._ready()
         now = self._clock.time()
 
-        def settled_now(settled: set[int]) -> None:
+        def settled_now(settled: Settled) -> None:
             opened.ends(changes)
-            if len(settled) < len(changes):  # some may have failed, as their rows are damaged
-                opened.waiters.changed()
+            if not settled.is_all:
+                opened.foreign_change()
             if deliver is not None:
-                deliver(settled)
+                deliver(settled.seqs)
 
         settled = await opened.commit.submit(
             Operation(
@@ -203,11 +177,11 @@ class SQLiteBackend:
                 deliver=settled_now,
             )
         )
-        return settled or set()
+        return settled.seqs if settled else set()
 
-    async def cancelled(self, worker: int) -> set[int]:
+    async def cancelled(self, worker: int, children: Sequence[int] = ()) -> set[int]:
         def look(connection: Connection) -> set[int]:
-            return {row[0] for row in connection.execute(verbs.SQL["cancelled"], (worker,))}
+            return verbs.cancelled(connection, worker, children)
 
         return await self._read(look)
 
@@ -225,9 +199,11 @@ class SQLiteBackend:
                 connection, worker, now, monotonic, rules, strangers, asked, silent
             )
 
-        recovered = await opened.commit.submit(
-            Operation(sweep, deliver=lambda found: opened.ends((*found.crashed, *found.settled)))
-        )
+        def swept(found: Recovered) -> None:
+            if found.crashed or found.settled or found.bereaved:
+                opened.foreign_change()
+
+        recovered = await opened.commit.submit(Operation(sweep, deliver=swept))
         assert recovered is not None
         if not self._database.in_memory:
             await opened.writer.run(self._database.checkpoint)
@@ -259,6 +235,62 @@ class SQLiteBackend:
         deleted = await self._write(lambda c: verbs.prune(c, ends)) if ends else 0
         return Pruned(deleted, last)
 
+    async def open_group(self, new: NewGroup) -> Group:
+        def enter(connection: Connection) -> Group:
+            owner = new.owner
+            if isinstance(owner, WorkerRecord):
+                warn_if_shared(connection)
+                now, monotonic = self._clock.time(), self._clock.monotonic()
+                owner = recovery.hire(connection, owner, now, monotonic)
+            return groups.open_group(connection, new._replace(owner=owner))
+
+        opened = await self._ready()
+        group = await opened.commit.submit(Operation(enter))
+        assert group is not None
+        return group
+
+    async def insert_children(self, group: Group, children: Sequence[NewChild]) -> list[bytes]:
+        if not children:
+            return []
+        opened = await self._ready()
+        now = self._clock.time()
+
+        def stored(_: object) -> None:
+            opened.new_work([child.task for child in children])
+            opened.ended.notify()  # those that were stored before may have ended
+
+        ids = await opened.commit.submit(
+            Operation(
+                lambda connection: groups.insert_children(connection, group, children, now),
+                rows=len(children),
+                size=sum(len(child.task.arguments) for child in children),
+                deliver=stored,
+            )
+        )
+        assert ids is not None
+        return ids
+
+    async def ended_children(self, group: Group, after: int, largest: int = 0) -> list[ChildEnd]:
+        while True:
+            opened = await self._ready()  # each time: it may have been closed
+            with opened.interest():
+                token = opened.ended.token()
+                ends = await opened.look(lambda c: groups.ended_children(c, group, after, largest))
+                if ends is None or ends:
+                    return ends or []
+                await opened.ended.passed(token)
+
+    async def cancel_group(self, group: Group, *, at_once: bool = False) -> None:
+        now = self._clock.time()
+        await self._write(lambda c: groups.cancel_group(c, group, now, at_once=at_once))
+
+    async def close_group(self, group: Group, *, dismiss: bool) -> bool:
+        now = self._clock.time()
+        return await self._write(lambda c: groups.close_group(c, group, now, dismiss=dismiss))
+
+    async def tree(self, id: bytes, most: int) -> list[tuple[int | None, TaskRow]]:
+        return await self._read(lambda c: groups.tree(c, id, most))
+
     async def ended(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
         opened = await self._ready()
         with opened.interest():
@@ -271,70 +303,6 @@ class SQLiteBackend:
         opened = await self._ready()
         with opened.interest():
             await opened.work.passed(token)
-
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        """A rare write: everybody is told, since it may concern anybody."""
-        opened = await self._ready()
-        operation = Operation(work, deliver=lambda _: opened.foreign_change())
-        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
-
-    async def _read(self, look: Callable[[Connection], T]) -> T:
-        opened = await self._ready()
-        return await opened.reader.run(lambda c: self._database.read(c, look))
-
-    async def _ready(self) -> Opened:
-        """What is open in this event loop; opened now if need be."""
-        opened = self._opened
-        if opened is not None and opened.pid == os.getpid() and opened.is_here():
-            return opened
-        self._join_loop()
-        assert self._opening is not None
-        async with self._opening:
-            if self._opened is None:
-                await self._open_now()
-            assert self._opened is not None
-            return self._opened
-
-    async def _open_now(self) -> None:
-        self._check_not_closed()
-        opens_itself = self._users == 0
-        opened = await Opened.create(self._database, self._loop or Loop())
-        if self._closed:  # meanwhile
-            await opened.close()
-            self._check_not_closed()
-        self._opened = opened
-        self._users += opens_itself  # nobody else's close is to end what opened itself
-        # Whoever drops a backend without closing it leaves no threads behind.
-        self._finalizer = weakref.finalize(self, opened.abandon)
-        self._finalizer.atexit = False
-
-    def _check_not_closed(self) -> None:
-        if self._closed:
-            raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
-
-    def _forget(self) -> None:
-        if self._finalizer is not None:
-            self._finalizer.detach()
-            self._finalizer = None
-
-    def _join_loop(self) -> None:
-        """Make this event loop the backend's; what an ended one left open is dropped."""
-        loop = Loop()
-        before = self._loop
-        if self._opened is not None and self._opened.pid != os.getpid():
-            raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
-        if before is not None and before.native is loop.native:
-            return
-        if before is not None and self._opened is not None:
-            if not before.ended():
-                raise NotOpen(f"{self!r} is open in another event loop; make one for each loop")
-            self._opened.abandon()
-        self._forget()
-        self._loop = loop
-        self._opened = None
-        self._users = 0
-        self._closed = False
-        self._opening = anyio.Lock()
 
 
 def _checked(path: object) -> str:

@@ -17,6 +17,7 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple, cast
 
 from sitq import options
+from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import ERROR, SQL, STATES, number_ends
 from sitq.errors import TaskDamaged
 from sitq.failure import describe, pack_error, unpack_error
@@ -103,6 +104,7 @@ _FIELDS: Mapping[str, _Field] = {
     "ended": _or_none(_MOMENT),
     "value": _BODY,
     "error": _BODY,
+    "group": _or_none(_whole(-math.inf, math.inf, 0)),
     # Of a worker:
     "host": _TEXT,
     "pid": _COUNT,
@@ -130,7 +132,7 @@ def is_sound(task: Reservation) -> bool:
     """
     row = cast("tuple[Any, ...]", task)
     _, id, name, queue, priority, fence, attempts, crashes, epoch, *times = row
-    run_at, timeout, deadline, _, _, enqueued, unknown_since = times
+    run_at, timeout, deadline, _, _, enqueued, unknown_since, group = times
     return (
         type(id) is bytes
         and len(id) == 16
@@ -150,6 +152,7 @@ def is_sound(task: Reservation) -> bool:
         and (timeout is None or (type(timeout) in _NUMBERS and timeout >= 0.0))
         and (deadline is None or (type(deadline) in _NUMBERS and 0.0 <= deadline <= LATEST))
         and (unknown_since is None or _FIELDS["unknown_since"].bears(unknown_since))
+        and (group is None or _FIELDS["group"].bears(group))
     )
 
 
@@ -186,6 +189,7 @@ def condemn(connection: Connection, seqs: Iterable[int], now: float) -> list[Cha
         row = connection.execute(SQL["condemned"], (seq,)).fetchone()
         if row is not None:
             changes.append(_condemn(connection, seq, row, now))
+    cancel_below(connection, [change.seq for change in changes], now)
     return changes
 
 

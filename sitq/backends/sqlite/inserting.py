@@ -14,7 +14,7 @@ from sitq.backends.sqlite.queries import ARGUMENTS, INLINE, SQL, padded_size, wi
 from sitq.errors import StoreFull
 from sitq.model import NewTask
 
-__all__ = ["Insert", "insert", "insert_at_once"]
+__all__ = ["MOST_ROWS", "Insert", "insert", "insert_at_once", "put_big_arguments", "row_of"]
 
 MOST_ROWS = 1_000
 """Of one statement: its values are bound one by one, and SQLite takes some 32,000."""
@@ -65,13 +65,13 @@ def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
     except OperationalError:
         _check_numbers(connection)
         raise
-    _put_big_arguments(connection, tasks)
+    put_big_arguments(connection, tasks)
     return ids
 
 
 def _statement(tasks: Sequence[NewTask]) -> tuple[str, list[Any]]:
     """What stores tasks without keys, in their order, and its values."""
-    values = list(chain.from_iterable(map(_row, tasks)))
+    values = list(chain.from_iterable(map(row_of, tasks)))
     if len(tasks) == 1:
         return SQL["insert"], values
     values += [None] * (_COLUMNS * (padded_size(len(tasks)) - len(tasks)))
@@ -91,13 +91,13 @@ def _insert_rows(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes
     return ids
 
 
-def _row(task: NewTask) -> tuple[Any, ...]:
+def row_of(task: NewTask) -> tuple[Any, ...]:
     """Its values; the query `new_columns` has their order."""
     return task if len(task.arguments) <= INLINE else task._replace(arguments=None)
 
 
 def _insert_keyed(connection: Connection, task: NewTask) -> bytes:
-    while connection.execute(SQL["insert_keyed"], _row(task)).rowcount != 1:
+    while connection.execute(SQL["insert_keyed"], row_of(task)).rowcount != 1:
         seq, id = connection.execute(SQL["key_holder"], (task.key,)).fetchone()
         if id is not None:
             return id
@@ -114,7 +114,7 @@ def _check_numbers(connection: Connection) -> None:
         )
 
 
-def _put_big_arguments(connection: Connection, tasks: Sequence[NewTask]) -> None:
+def put_big_arguments(connection: Connection, tasks: Sequence[NewTask]) -> None:
     for task in tasks:
         if len(task.arguments) > INLINE:
             stored = connection.execute(SQL["seq_of"], (task.id,)).fetchone()

@@ -36,6 +36,9 @@ class Opened:
     def __init__(self, database: Database, loop: Loop) -> None:
         self.pid: int = os.getpid()
         self.work: Changes = Changes()
+        """Of what may be there to run."""
+        self.ended: Changes = Changes()
+        """Of tasks that have ended."""
         self.writer: Driver = Driver(loop)
         self.reader: Driver = self.writer if database.in_memory else Driver(loop)
         turns = Turns(database)
@@ -103,6 +106,7 @@ class Opened:
     def foreign_change(self) -> None:
         """Anything may have changed."""
         self.work.notify()
+        self.ended.notify()
         self.waiters.changed()
 
     def _hear(self) -> None:
@@ -136,6 +140,7 @@ class Opened:
         """Runs of this process ended so."""
         ended = [change.seq for change in changes if change.state is not State.PENDING]
         self.waiters.ended_here(ended)
+        self.ended.notify()
         if len(ended) < len(changes):
             self.work.notify()
 
@@ -143,6 +148,7 @@ class Opened:
         """Commit what was submitted, then end everything, also when the caller is cancelled."""
         self.waiters.close()
         self.work.notify()
+        self.ended.notify()
         # Native cancellation walks out of a shield, but not out of a task group: that waits.
         with CancelScope(shield=True):
             async with create_task_group() as group:

@@ -24,7 +24,7 @@ __all__ = [
     "with_values",
 ]
 
-SQL: Mapping[str, str] = load_queries("sitq.backends.sqlite")
+SQL: Mapping[str, str] = load_queries("sitq.backends.sqlite", "queries.sql", "groups.sql")
 
 STATES: tuple[State, ...] = (
     State.PENDING,

@@ -40,7 +40,7 @@ CASE WHEN ?1 > 0 THEN coalesce(
 -- name: its_run
 -- The fields of a `Reservation`, without policy and arguments.
 seq, {its_id}, {its_name}, {its_queue}, priority,
-fence, attempts, crashes, epoch, run_at, timeout, deadline, NULL, x'', enqueued, unknown_since
+fence, attempts, crashes, epoch, run_at, timeout, deadline, NULL, x'', enqueued, unknown_since, group_id
 
 -- name: new_columns
 id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued
@@ -130,7 +130,7 @@ RETURNING seq, id, {its_name}, {its_queue}, priority, fence, attempts, crashes, 
     timeout, deadline, retry,
     coalesce(arguments, (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0
     AND typeof(body) = 'blob' AND length(body) <= ?)),
-    enqueued, unknown_since
+    enqueued, unknown_since, group_id
 
 -- name: has_lease
 SELECT 1 FROM sitq_worker WHERE id = ?
@@ -139,7 +139,8 @@ SELECT 1 FROM sitq_worker WHERE id = ?
 WITH v (seq, fence, state, run_at, attempts, crashes, epoch, unknown_since, value, error, change, keep) AS
     (VALUES {values})
 UPDATE OR IGNORE sitq_task SET
-    state = v.state, run_at = v.run_at, attempts = v.attempts, crashes = v.crashes,
+    state = v.state, run_at = v.run_at, attempts = v.attempts,
+    crashes = CASE WHEN ? THEN v.crashes ELSE min(v.crashes, sitq_task.crashes) END,
     epoch = v.epoch, unknown_since = v.unknown_since, value = v.value,
     error = CASE WHEN v.keep THEN sitq_task.error ELSE v.error END,
     change = v.change, worker = NULL, ended = CASE WHEN v.state >= 2 THEN ? END
@@ -185,6 +186,12 @@ SELECT name, value FROM sitq_meta
 -- name: cancelled
 SELECT seq FROM sitq_task WHERE state = 1 AND worker = ? AND cancel = 1
 
+-- name: taken
+-- Of these tasks those that are no longer the worker's.
+SELECT j.value FROM json_each(?1) j WHERE NOT EXISTS (
+    SELECT 1 FROM sitq_task WHERE seq = j.value AND state = 1 AND worker = ?2
+)
+
 -- name: state_of
 SELECT seq, state FROM sitq_task WHERE id = ?
 
@@ -217,16 +224,29 @@ UNION ALL SELECT state, count(*) FROM sitq_task WHERE state >= 2 GROUP BY state
 -- name: counts_of_queue
 SELECT state, count(*) FROM sitq_task WHERE queue = ? GROUP BY state
 
+-- name: is_free
+-- Whether no living parent, and no open group, may come back to it.
+(group_id IS NULL OR NOT EXISTS (
+    SELECT 1 FROM sitq_group g LEFT JOIN sitq_task p ON p.seq = g.parent
+    WHERE g.id = sitq_task.group_id AND (g.owner IS NOT NULL OR p.state < 2)
+))
+
 -- name: ends
 SELECT seq, change, ended, (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2)
     AND (?3 IS NULL OR name = ?3) AND (?4 IS NULL OR key = ?4)
+    AND {is_free}
 FROM sitq_task WHERE state >= 2 AND change > ?5 ORDER BY change LIMIT ?6
 
 -- name: prune
-DELETE FROM sitq_task WHERE seq = ? AND state >= 2 AND change IS ?
+DELETE FROM sitq_task WHERE seq = ? AND state >= 2 AND change IS ? AND {is_free}
 
 -- name: prune_big
 DELETE FROM sitq_big WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE seq = ?1)
+
+-- name: prune_groups
+DELETE FROM sitq_group
+WHERE parent IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE seq = parent)
 
 -- name: ended_since
 SELECT change, id FROM sitq_task WHERE state >= 2 AND change > ? AND change <= ?

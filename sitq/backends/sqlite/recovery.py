@@ -19,6 +19,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from sitq.backends.base import Recovered, Sweep
+from sitq.backends.sqlite import groups
 from sitq.backends.sqlite.damage import condemn, is_sound, mended
 from sitq.backends.sqlite.queries import SQL
 from sitq.backends.sqlite.settling import settle
@@ -75,7 +76,7 @@ def _worker_row(row: tuple[Any, ...], boot: str, monotonic: float) -> WorkerRow:
         row[0],
         of["host"],
         of["pid"],
-        None if of["queues"] is None else tuple(of["queues"].split(",")),
+        None if of["queues"] is None else tuple(of["queues"].split(",") if of["queues"] else ()),
         of["concurrency"],
         of["lease"],
         of["started"] or 0.0,
@@ -118,16 +119,18 @@ def recover(
     connection.execute(SQL["report"], (rules.stuck, worker))
     crashes: list[Change] = []
     ended: list[Change] = []
+    bereaved = False
     for dead in _dead(connection, worker, boot, monotonic, monotonic - asked, silent):
         taken, damaged = _take(connection, dead, now, rules.crash_limit)
         crashes += taken
         ended += damaged
+        bereaved |= groups.bereave(connection, dead, now)
         connection.execute(SQL["dismiss"], (dead,))
     connection.executemany(SQL["mark_unknown"], [(now, seq) for seq in strangers])
     connection.execute(SQL["clear_known"], (json.dumps(rules.known), _queues(rules)))
     ended += _fail_all(connection, "expired", now, expired, now)
     ended += _fail_all(connection, "forgotten", now - rules.unknown_after, forgotten, now)
-    return Recovered(held, crashes, ended)
+    return Recovered(held, crashes, ended, bereaved)
 
 
 def _queues(rules: Sweep) -> str | None:
@@ -208,6 +211,7 @@ def _settle_all(
     """Settle these tasks; condemn those that cannot be. Returns what became of both."""
     settled: set[int] = set()
     for start in range(0, len(changes), CHUNK):
-        settled |= settle(connection, worker, changes[start : start + CHUNK], now, state)
+        some = changes[start : start + CHUNK]
+        settled |= settle(connection, worker, some, now, state, is_sweep=True).seqs
     damaged = condemn(connection, [seq for seq in seqs if seq not in settled], now)
     return [change for change in changes if change.seq in settled], damaged

@@ -35,6 +35,10 @@ CREATE TABLE sitq_task (
     arguments     BLOB,
     value         BLOB,
     error         BLOB,
+    group_id      INTEGER,
+    child         TEXT             CHECK (child <> ''),
+    born          INTEGER,
+    digest        BLOB,
     CHECK ((state = 1) = (worker IS NOT NULL)),
     CHECK ((state >= 2) = (change IS NOT NULL)),
     CHECK ((state >= 2) = (ended IS NOT NULL)),
@@ -48,6 +52,22 @@ CREATE TABLE sitq_big (
     part INTEGER NOT NULL CHECK (part IN (0, 1, 2)),
     body BLOB    NOT NULL,
     PRIMARY KEY (seq, part)
+);
+
+-- Tasks that end together. A task opened it, as the ordinal-th of its groups and in this epoch, or a
+-- program, whose lease is its owner. In a task of a group, child tells it from the others, born is the
+-- epoch in which it was enqueued, and digest says what it calls.
+CREATE TABLE sitq_group (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent    INTEGER,
+    ordinal   INTEGER,
+    epoch     INTEGER NOT NULL DEFAULT 0,
+    owner     INTEGER,
+    detach    INTEGER NOT NULL DEFAULT 0 CHECK (detach IN (0, 1)),
+    deadline  REAL,
+    cancelled INTEGER NOT NULL DEFAULT 0 CHECK (cancelled IN (0, 1)),
+    CHECK ((parent IS NULL) <> (owner IS NULL)),
+    CHECK ((parent IS NULL) = (ordinal IS NULL))
 );
 
 CREATE TABLE sitq_worker (
@@ -74,3 +94,7 @@ CREATE UNIQUE INDEX sitq_live_key ON sitq_task (key) WHERE key IS NOT NULL AND s
 CREATE INDEX sitq_expiring ON sitq_task (deadline) WHERE state = 0 AND deadline IS NOT NULL;
 CREATE INDEX sitq_unknown ON sitq_task (unknown_since)
     WHERE state = 0 AND unknown_since IS NOT NULL;
+CREATE UNIQUE INDEX sitq_child ON sitq_task (group_id, child, born) WHERE group_id IS NOT NULL;
+CREATE INDEX sitq_child_ended ON sitq_task (group_id, change) WHERE group_id IS NOT NULL;
+CREATE UNIQUE INDEX sitq_group_of ON sitq_group (parent, ordinal) WHERE parent IS NOT NULL;
+CREATE INDEX sitq_group_owner ON sitq_group (owner) WHERE owner IS NOT NULL;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 from sitq.backends.sqlite.damage import condemn
+from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import (
     ERROR,
     INLINE,
@@ -20,10 +22,19 @@ from sitq.backends.sqlite.queries import (
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, State
 
-__all__ = ["settle"]
+__all__ = ["Settled", "settle"]
 
 COLUMNS = 12
 """Values of one change in the query `settle`."""
+
+
+class Settled(NamedTuple):
+    """What became of some changes."""
+
+    seqs: set[int]
+    """Of the tasks that were changed."""
+    is_all: bool = True
+    """Whether every change was made, and no other: none to a damaged task, or below these."""
 
 
 def settle(
@@ -32,12 +43,18 @@ def settle(
     changes: Sequence[Change],
     now: float,
     state: State = State.RUNNING,
-) -> set[int]:
+    *,
+    is_sweep: bool = False,
+) -> Settled:
     """Apply changes to tasks of this worker (None: of nobody) that are in ``state``.
 
-    Returns the ``seq`` of those that were changed.
+    What stands below a task that is over is cancelled: it ended, or begins anew by its policy.
+
+    Args:
+        is_sweep: a sweep has decided this, by the rows as they are. What a worker brings home was
+            decided by its reservation, and cannot add to crashes that were forgiven since.
     """
-    made = _settle(connection, worker, changes, now, state)
+    made = _settle(connection, worker, changes, now, state, is_sweep=is_sweep)
     if len(made) < len(changes):
         ignored = [
             change.seq
@@ -45,7 +62,17 @@ def settle(
             if change[:2] not in made and _was_ignored(connection, worker, change, state)
         ]
         condemn(connection, ignored, now)
-    return {seq for seq, _ in made}
+    below = _settle_family(connection, [c for c in changes if c[:2] in made], now)
+    return Settled({seq for seq, _ in made}, len(made) == len(changes) and not below)
+
+
+def _settle_family(connection: Connection, changes: Sequence[Change], now: float) -> int:
+    """What the changes mean for parents and children. Returns how many of these were cancelled."""
+    ended = [change.seq for change in changes if change.state in TERMINAL]
+    if ended:
+        connection.execute(SQL["spare_parents"], (json.dumps(ended),))
+    over = [change.seq for change in changes if not _keeps_error(change)]
+    return cancel_below(connection, over, now)
 
 
 def _settle(
@@ -54,6 +81,8 @@ def _settle(
     changes: Sequence[Change],
     now: float,
     state: State,
+    *,
+    is_sweep: bool,
 ) -> set[tuple[int, int]]:
     if not changes:
         return set()
@@ -66,7 +95,7 @@ def _settle(
         values += _changed_row(change, counter if ended else None)
     sql = with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
     values += [None] * (COLUMNS * (padded_size(len(changes)) - len(changes)))
-    done = connection.execute(sql, (*values, now, worker, NUMBERS[state])).fetchall()
+    done = connection.execute(sql, (*values, is_sweep, now, worker, NUMBERS[state])).fetchall()
     made = set(done)  # a batch may hold an old run of a task beside its present one
     _put_big_ends(connection, [change for change in changes if change[:2] in made])
     return made

@@ -21,6 +21,7 @@ from sitq.backends.sqlite import settling, verbs
 from sitq.backends.sqlite.connect import Database, NotPlain
 from sitq.backends.sqlite.damage import LATEST, MOST, condemn, is_name
 from sitq.backends.sqlite.queries import INLINE, SQL
+from sitq.backends.sqlite.settling import Settled
 from sitq.errors import StoreError
 from sitq.model import Change, Reservation, State
 
@@ -47,7 +48,7 @@ class Settle(NamedTuple):
     changes: Sequence[Change]
     now: float
 
-    def __call__(self, connection: Connection) -> set[int]:
+    def __call__(self, connection: Connection) -> Settled:
         return settling.settle(connection, self.worker, self.changes, self.now)
 
     def is_plain(self) -> bool:
@@ -174,9 +175,9 @@ class Turns:
 
     def _settled(
         self, connection: Connection, settle: Settle, settled: int, last: int | None
-    ) -> set[int]:
+    ) -> Settled:
         if settled == len(settle.changes):
-            return {change.seq for change in settle.changes}
+            return Settled({change.seq for change in settle.changes})
         made: set[tuple[int, int]] = set()
         if settled and last is not None:
             span = (last - len(settle.changes), last)
@@ -185,7 +186,8 @@ class Turns:
             )
         rest = [change for change in settle.changes if change[:2] not in made]
         with self._database.transaction(connection):
-            return {seq for seq, _ in made} | settle._replace(changes=rest)(connection)
+            others = settle._replace(changes=rest)(connection)
+        return others._replace(seqs=others.seqs | {seq for seq, _ in made})
 
     def _reserved(
         self, connection: Connection, reserve: Reserve, chosen: str, tasks: str
@@ -234,6 +236,7 @@ def _from_json(
     arguments: str,
     enqueued: int | str,
     unknown_since: str | None,
+    group: int | None,
 ) -> Reservation:
     """A task as ``turn.sql`` writes it."""
     return Reservation(
@@ -253,4 +256,5 @@ def _from_json(
         bytes.fromhex(arguments),
         enqueued / _PARTS if type(enqueued) is int else float(enqueued),
         None if unknown_since is None else float(unknown_since),
+        group,
     )

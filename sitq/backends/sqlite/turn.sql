@@ -1,8 +1,8 @@
 -- One statement settles what succeeded and reserves what comes next: `INSERT INTO sitq_turn`.
 -- Everything here is temporary, of one connection. It does the usual case only: results that stand in
--- their rows, and the queue whose most urgent tasks come before those of all others. What it leaves
--- over, and what it fails at, is done by `queries.sql`. Names in braces stand for a query there, and
--- for what `damage.py` holds a row to.
+-- their rows, of tasks that opened no group, and the queue whose most urgent tasks come before those of
+-- all others. What it leaves over, and what it fails at, is done by `queries.sql`. Names in braces stand
+-- for a query there, and for what `damage.py` holds a row to.
 
 CREATE TEMP VIEW IF NOT EXISTS sitq_turn AS
 SELECT
@@ -43,7 +43,12 @@ CREATE TEMP TRIGGER IF NOT EXISTS sitq_take_turn INSTEAD OF INSERT ON sitq_turn 
         (value, change) = (SELECT value, change FROM sitq_ends e WHERE e.seq = sitq_task.seq)
     WHERE seq IN (SELECT seq FROM sitq_ends)
         AND fence = (SELECT fence FROM sitq_ends e WHERE e.seq = sitq_task.seq)
-        AND +worker = NEW.worker AND +state = 1;
+        AND +worker = NEW.worker AND +state = 1
+        AND NOT EXISTS (SELECT 1 FROM sitq_group WHERE parent = sitq_task.seq)
+        AND (group_id IS NULL OR NOT EXISTS (
+            SELECT 1 FROM sitq_group g JOIN sitq_task p ON p.seq = g.parent
+            WHERE g.id = sitq_task.group_id AND p.crashes > 0
+        ));
     INSERT INTO sitq_answer (settled) SELECT changes();
 
     -- Of the served queues the one whose most urgent tasks are more urgent than those of all others.
@@ -78,6 +83,7 @@ CREATE TEMP TRIGGER IF NOT EXISTS sitq_take_turn INSTEAD OF INSERT ON sitq_turn 
             AND (deadline IS NULL OR (typeof(deadline) = 'real' AND deadline BETWEEN 0 AND {latest}))
             AND (unknown_since IS NULL
                 OR (typeof(unknown_since) = 'real' AND unknown_since BETWEEN 0 AND {latest}))
+            AND typeof(group_id) IN ('integer', 'null')
             AND typeof(arguments) = 'blob' AND length(arguments) <= 1024
             AND typeof(retry) IN ('blob', 'null') AND coalesce(length(retry), 0) <= 65536
             AND typeof(error) IN ('blob', 'null') AND coalesce(length(error), 0) <= 1024
@@ -103,7 +109,8 @@ CREATE TEMP TRIGGER IF NOT EXISTS sitq_take_turn INSTEAD OF INSERT ON sitq_turn 
                 hex(arguments),
                 CASE WHEN CAST(enqueued * 4194304.0 AS INTEGER) = enqueued * 4194304.0
                     THEN CAST(enqueued * 4194304.0 AS INTEGER) ELSE printf('%!.17g', enqueued) END,
-                CASE WHEN unknown_since IS NOT NULL THEN printf('%!.17g', unknown_since) END
+                CASE WHEN unknown_since IS NOT NULL THEN printf('%!.17g', unknown_since) END,
+                group_id
             ))
             FROM sitq_task WHERE seq IN (SELECT seq FROM sitq_chosen) AND state = 1
         );

@@ -11,6 +11,7 @@ from typing import Any
 
 from sitq.backends.base import Filter, Wanted
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
+from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import (
     ERROR,
     NUMBERS,
@@ -110,6 +111,14 @@ def _pairs(connection: Connection, wanted: Wanted) -> list[tuple[str, int]]:
     return [pair for pair in pairs if pair[0] in wanted.queues]
 
 
+def cancelled(connection: Connection, worker: int, children: Sequence[int]) -> set[int]:
+    """The tasks of a worker that are to end, and those ``children`` that it runs no longer."""
+    found = connection.execute(SQL["cancelled"], (worker,)).fetchall()
+    if children:
+        found += connection.execute(SQL["taken"], (json.dumps(children), worker)).fetchall()
+    return {row[0] for row in found}
+
+
 def _state(number: Any) -> State | None:
     return STATES[number] if type(number) is int and 0 <= number < len(STATES) else None
 
@@ -137,6 +146,8 @@ def cancel(connection: Connection, id: bytes, now: float) -> State | None:
         return state
     if done.rowcount == 0:
         condemn(connection, [seq], now)
+    elif state is State.PENDING:
+        cancel_below(connection, [seq], now)
     return state
 
 
@@ -145,6 +156,8 @@ def revive(connection: Connection, id: bytes, now: float) -> State | None:
     seq, state = _state_of(connection, id, now)
     if state is None:
         return None
+    if not connection.execute(SQL["group_is_open"], (seq,)).fetchone()[0]:
+        raise WrongState("the group of the task has ended, and nobody would wait for it")
     try:
         connection.execute(SQL["revive"], (now, seq))
     except IntegrityError as error:
@@ -209,6 +222,7 @@ def prune(connection: Connection, ends: Sequence[tuple[int, Any]]) -> int:
     """Delete ended tasks, if they have not been revived since. Returns how many."""
     deleted = connection.executemany(SQL["prune"], ends).rowcount
     connection.executemany(SQL["prune_big"], [(seq,) for seq, _ in ends])
+    connection.execute(SQL["prune_groups"], (json.dumps([seq for seq, _ in ends]),))
     connection.execute(SQL["raise_pruned"])
     return deleted
 

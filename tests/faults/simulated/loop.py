@@ -11,7 +11,7 @@ import anyio
 import trio
 import trio.testing
 
-import sitq.queue
+import sitq.calls
 import sitq.worker
 from sitq import Clock
 from sitq.backends.sqlite import opened
@@ -123,7 +123,7 @@ def from_seed(seed: int) -> Iterator[random.Random]:
         (core, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
         (opened, "Driver", LoopDriver),
         (sitq.worker, "Shift", shift),
-        (sitq.queue, "new_ids", new_ids),
+        (sitq.calls, "new_ids", new_ids),
     ]
     before = [getattr(where, name) for where, name, _ in replaced]
     for where, name, value in replaced:

@@ -1,0 +1,134 @@
+"""Opens and closes a database: at its first use or by who enters it, in one loop at a time."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from sqlite3 import Connection
+from typing import Self, TypeVar
+
+import anyio
+
+from sitq.backends.commit import Operation
+from sitq.backends.loop import Loop
+from sitq.backends.sqlite.connect import Database
+from sitq.backends.sqlite.opened import Opened
+from sitq.errors import NotOpen
+
+__all__ = ["Lifetime"]
+
+T = TypeVar("T")
+
+
+class Lifetime:
+    """What is open of a database, and for how long."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._opened: Opened | None = None
+        self._users = 0
+        self._closed = False
+        self._opening: anyio.Lock | None = None
+        self._loop: Loop | None = None
+        self._finalizer: weakref.finalize[[], Lifetime] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._database.path!r})"
+
+    async def open(self) -> None:
+        """Open the file; counted, so that each `open` needs its `close`."""
+        self._join_loop()
+        self._users += 1
+        was_closed, self._closed = self._closed, False
+        try:
+            await self._ready()
+        except BaseException:
+            self._users -= 1
+            self._closed = was_closed and self._users == 0
+            raise
+
+    async def close(self) -> None:
+        """Close the file when every `open` has its `close`. Whoever waits gets `NotOpen`.
+
+        A backend that opened itself at its first use counts as opened once more.
+        """
+        self._join_loop()
+        self._users = max(0, self._users - 1)
+        if self._users == 0:
+            self._closed = True
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                self._forget()
+                await opened.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """A rare write: everybody is told, since it may concern anybody."""
+        opened = await self._ready()
+        operation = Operation(work, deliver=lambda _: opened.foreign_change())
+        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
+
+    async def _read(self, look: Callable[[Connection], T]) -> T:
+        opened = await self._ready()
+        return await opened.reader.run(lambda c: self._database.read(c, look))
+
+    async def _ready(self) -> Opened:
+        """What is open in this event loop; opened now if need be."""
+        opened = self._opened
+        if opened is not None and opened.pid == os.getpid() and opened.is_here():
+            return opened
+        self._join_loop()
+        assert self._opening is not None
+        async with self._opening:
+            if self._opened is None:
+                await self._open_now()
+            assert self._opened is not None
+            return self._opened
+
+    async def _open_now(self) -> None:
+        self._check_not_closed()
+        opens_itself = self._users == 0
+        opened = await Opened.create(self._database, self._loop or Loop())
+        if self._closed:  # meanwhile
+            await opened.close()
+            self._check_not_closed()
+        self._opened = opened
+        self._users += opens_itself  # nobody else's close is to end what opened itself
+        # Whoever drops a backend without closing it leaves no threads behind.
+        self._finalizer = weakref.finalize(self, opened.abandon)
+        self._finalizer.atexit = False
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise NotOpen(f"{self!r} was closed; use it inside 'async with backend'")
+
+    def _forget(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
+
+    def _join_loop(self) -> None:
+        """Make this event loop the backend's; what an ended one left open is dropped."""
+        loop = Loop()
+        before = self._loop
+        if self._opened is not None and self._opened.pid != os.getpid():
+            raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
+        if before is not None and before.native is loop.native:
+            return
+        if before is not None and self._opened is not None:
+            if not before.ended():
+                raise NotOpen(f"{self!r} is open in another event loop; make one for each loop")
+            self._opened.abandon()
+        self._forget()
+        self._loop = loop
+        self._opened = None
+        self._users = 0
+        self._closed = False
+        self._opening = anyio.Lock()

@@ -1,0 +1,142 @@
+"""Calls as they are stored: checked against their functions, packed, and given ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sitq.errors import InvalidOption
+from sitq.model import NewTask
+from sitq.naming import shown
+from sitq.registry import Call, TaskFunction, check_registered
+from sitq.serialization import Serializer, pack_arguments
+
+__all__ = ["Bound", "bound", "bound_calls", "new_ids", "new_tasks"]
+
+R = TypeVar("R")
+
+MAX_CALLS = 100_000
+"""Calls that are stored at one go: more would hold the lock of the store for long."""
+
+
+class Bound(NamedTuple):
+    """A task function and its arguments, which fit."""
+
+    function: TaskFunction[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def bound(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
+    """A call of a task function.
+
+    Raises:
+        NotRegistered: the function was not registered.
+        InvalidArguments: the arguments do not fit its signature.
+    """
+    registered = check_registered(function)
+    registered.check(args, kwargs)
+    return Bound(registered, args, kwargs)
+
+
+def bound_calls(calls: Iterable[Call[R]]) -> list[Bound]:
+    """The calls that were given to ``enqueue_many``.
+
+    Raises:
+        InvalidOption: something among them is not a call, or there are too many.
+    """
+    parts: list[Bound] = []
+    if not isinstance(calls, Iterable):
+        raise InvalidOption(f"enqueue_many takes a list of calls, not {shown(calls)}")
+    for call in calls:
+        if not isinstance(call, Call):
+            raise InvalidOption(
+                f"enqueue_many takes calls such as fetch.call(...), not {type(call).__name__}"
+            )
+        parts.append(bound(call.function, call.args, call.kwargs))
+        if len(parts) > MAX_CALLS:
+            raise InvalidOption(
+                f"more than {MAX_CALLS} calls are too many for one transaction; "
+                "enqueue them in chunks"
+            )
+    return parts
+
+
+def new_tasks(
+    calls: Sequence[Bound],
+    serializer: Serializer,
+    now: float,
+    run_at: float | None = None,
+    deadline: float | None = None,
+) -> list[NewTask]:
+    """What is to be stored of these calls.
+
+    Args:
+        calls: the calls.
+        serializer: packs their arguments.
+        now: the wall clock, in seconds.
+        run_at: when they may run that do not say so; default: now.
+        deadline: when they fail at the latest.
+
+    Raises:
+        NotSerializable: an argument cannot be stored.
+    """
+    soonest = now if run_at is None else run_at
+    ids = new_ids(now, len(calls))
+    return [
+        _new_task(id, now, soonest, deadline, serializer, *call)
+        for id, call in zip(ids, calls, strict=True)
+    ]
+
+
+def _new_task(
+    id: bytes,
+    now: float,
+    run_at: float,
+    deadline: float | None,
+    serializer: Serializer,
+    function: TaskFunction[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> NewTask:
+    options = function.options
+    if options.delay is not None:
+        run_at = now + options.delay
+    elif options.run_at is not None:
+        run_at = options.run_at.timestamp()
+    if options.deadline is not None:
+        its_own = options.deadline.timestamp()
+        deadline = its_own if deadline is None else min(its_own, deadline)
+    return NewTask(
+        id,
+        function.name,
+        options.queue,
+        options.priority,
+        run_at,
+        options.key,
+        options.call_timeout,
+        deadline,
+        None if options.call_retry is None else options.call_retry.dump(),
+        pack_arguments(serializer, args, kwargs, f"the arguments of {function.name}"),
+        now,
+    )
+
+
+def new_ids(now: float, number: int) -> list[bytes]:
+    """Time-ordered identifiers: UUID version 7, RFC 9562 section 5.7.
+
+    Args:
+        now: seconds since 1970-01-01 UTC.
+        number: how many.
+    """
+    time = (int(now * 1000) & 0xFFFF_FFFF_FFFF).to_bytes(6, "big")
+    noise = bytearray(os.urandom(10 * number))
+    noise[0::10] = noise[0::10].translate(_VERSION)
+    noise[2::10] = noise[2::10].translate(_VARIANT)
+    rest = bytes(noise)
+    return [time + rest[at : at + 10] for at in range(0, 10 * number, 10)]
+
+
+_VERSION: Final = bytes(7 << 4 | byte & 0xF for byte in range(256))
+_VARIANT: Final = bytes(2 << 6 | byte & 0x3F for byte in range(256))

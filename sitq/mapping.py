@@ -1,0 +1,126 @@
+"""Maps a task function over many items: a task each, and only so many of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from sitq.backends.base import Backend
+from sitq.context import while_waiting
+from sitq.errors import InvalidOption
+from sitq.group import TaskGroup
+from sitq.handle import TaskHandle
+from sitq.model import ChildEnd, State
+from sitq.naming import shown
+from sitq.registry import TaskFunction
+from sitq.serialization import Serializer, max_bytes, unpack
+
+__all__ = ["Mapped"]
+
+R = TypeVar("R")
+
+
+class Mapped(Generic[R]):
+    """The results of a function over items: ``async with`` it, then ``async for value in`` it.
+
+    Leaving the block cancels the tasks whose results nobody took.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        serializer: Serializer,
+        group: TaskGroup,
+        function: TaskFunction[[Any], R],
+        items: Iterable[Any],
+        limit: int,
+        *,
+        ordered: bool,
+    ) -> None:
+        if not isinstance(items, Iterable):
+            raise InvalidOption(f"map takes an iterable of arguments, not {shown(items)}")
+        self._backend = backend
+        self._serializer = serializer
+        self._nursery = group
+        self._function = function
+        self._items: Iterator[Any] = iter(items)
+        self._limit = limit
+        self._ordered = ordered
+        self._is_fed = False
+        self._window: dict[bytes, None] = {}
+        """Enqueued, and not yielded yet; in the order of the items."""
+        self._ends: dict[bytes, ChildEnd] = {}
+        """Of these, what has ended."""
+        self._early: set[bytes] = set()
+        """Ended before this run of the parent came to them: an earlier one has enqueued them."""
+        self._last = 0
+
+    async def __aenter__(self) -> Mapped[R]:
+        await self._nursery.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if exc is None and (self._window or not self._is_fed):
+            try:
+                await self._nursery.cancel()
+            except BaseException as error:
+                await self._nursery.__aexit__(type(error), error, error.__traceback__)
+                raise
+        return await self._nursery.__aexit__(exc_type, exc, traceback)
+
+    def __aiter__(self) -> Mapped[R]:
+        return self
+
+    async def __anext__(self) -> R:
+        while True:
+            await self._feed()
+            if not self._window:
+                raise StopAsyncIteration
+            id = next(iter(self._window if self._ordered else self._ends), None)
+            if id in self._ends:
+                del self._window[id]
+                return await self._value(self._ends.pop(id))
+            await self._look()
+
+    async def _feed(self) -> None:
+        """Enqueue more, when half of what may be ahead is taken."""
+        if self._is_fed or len(self._window) > self._limit // 2:
+            return
+        room = self._limit - len(self._window)
+        calls = [self._function.call(item) for item in islice(self._items, room)]
+        self._is_fed = len(calls) < room
+        for handle in await self._nursery.enqueue_many(calls):
+            id = handle.id.bytes
+            self._window[id] = None
+            if id in self._early:
+                await self._look_at(id)
+
+    async def _look(self) -> None:
+        async with while_waiting():
+            ends = await self._backend.ended_children(
+                self._nursery.group, self._last, max_bytes(self._serializer)
+            )
+        for end in ends:
+            self._last = end.number
+            if end.id in self._window:
+                self._ends[end.id] = end
+            else:
+                self._early.add(end.id)
+
+    async def _look_at(self, id: bytes) -> None:
+        self._early.discard(id)
+        row = await self._backend.get(id, max_bytes(self._serializer))
+        if row is not None:
+            self._ends[id] = ChildEnd(self._last, id, "", row.state, row.value)
+
+    async def _value(self, end: ChildEnd) -> R:
+        if end.state is State.SUCCEEDED:
+            return unpack(self._serializer, end.value, f"the result of {self._function.name}")
+        return await TaskHandle[R](end.id, self._backend, self._serializer).result()  # it raises
