@@ -10,11 +10,12 @@ import os
 import re
 import sys
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack  # pyright: ignore[reportMissingTypeStubs]
 
+from sitq.errors import TaskFailed
 from sitq.model import ErrorInfo
 from sitq.naming import class_name
 
@@ -135,13 +136,17 @@ def _described(error: BaseException) -> ErrorInfo:
     nodes = _gathered(error)
     texts = _Budget(_ALL_TEXT)
     told = [(_notes(node.error, texts), _traceback(node.error, texts)) for node in nodes]
-    for node, (notes, traceback) in zip(reversed(nodes), reversed(told), strict=True):
+    rest = _Budget(_NODES - len(nodes))
+    remote = [_remote(node, texts, rest) for node in nodes]
+    for node, (notes, traceback), elsewhere in zip(
+        reversed(nodes), reversed(told), reversed(remote), strict=True
+    ):
         node.info = ErrorInfo(
             type=_type_name(type(node.error)),
             message=_clean(_text(node.error), _MESSAGE),
             traceback=traceback,
             notes=notes,
-            cause=node.cause.info if node.cause else None,
+            cause=node.cause.info if node.cause else elsewhere,
             members=tuple(member.info for member in node.members if member.info),
         )
     return nodes[0].info or ErrorInfo(_type_name(type(error)), "")
@@ -161,6 +166,28 @@ def _gathered(error: BaseException) -> list[_Node]:
                 else:
                     node.members.append(child)
     return nodes
+
+
+def _remote(node: _Node, texts: _Budget, rest: _Budget) -> ErrorInfo | None:
+    """What made another task fail is why this one does."""
+    if type(node.error) is not TaskFailed:
+        return None
+    return _bounded(node.error.result.error, texts, rest, _DEPTH - node.depth - 1)
+
+
+def _bounded(info: ErrorInfo | None, texts: _Budget, rest: _Budget, depth: int) -> ErrorInfo | None:
+    """As much of it as there is room for."""
+    if info is None or depth < 0 or rest.room <= 0:
+        return None
+    rest.room -= 1
+    members = [_bounded(member, texts, rest, depth - 1) for member in info.members]
+    return replace(
+        info,
+        traceback=texts.text(info.traceback),
+        notes=tuple(map(texts.text, info.notes)),
+        cause=_bounded(info.cause, texts, rest, depth - 1),
+        members=tuple(member for member in members if member is not None),
+    )
 
 
 def _links(error: BaseException) -> Iterator[tuple[str, BaseException]]:

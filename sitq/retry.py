@@ -160,6 +160,8 @@ def _remote_names(error: ErrorInfo) -> Iterator[str]:
     yield error.type
     for member in error.members:
         yield from _remote_names(member)
+    if error.type == _TASK_FAILED and error.cause is not None:  # by what another task raised
+        yield from _remote_names(error.cause)
 
 
 def _members(group: BaseException) -> tuple[BaseException, ...]:
@@ -201,4 +203,5 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
         raise InvalidOption(f"{name} must be a number from {low:g} to {high:g}: {shown(value)}")
 
 
+_TASK_FAILED = class_name(TaskFailed)
 NO_RETRY = Retry(attempts=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -129,17 +130,24 @@ async def waits_at_once(number: int) -> list[Any]:
     return sorted(results)
 
 
-@registry.task(name="remaining")
-async def remaining() -> float:
-    """Seconds until it is to end, as the scopes around it have it."""
-    return anyio.current_effective_deadline() - anyio.current_time()
+def ends_at() -> float:
+    """When the scopes around it end, by the wall clock; the median of some looks."""
+    looks = [
+        time.time() + anyio.current_effective_deadline() - anyio.current_time() for _ in range(9)
+    ]
+    return sorted(looks)[4]
 
 
-@registry.task(name="remaining_below", timeout=100)
-async def remaining_below() -> tuple[float, float]:
-    mine = anyio.current_effective_deadline() - anyio.current_time()
+@registry.task(name="tell_end")
+async def tell_end() -> float:
+    return ends_at()
+
+
+@registry.task(name="tell_ends", timeout=100)
+async def tell_ends() -> tuple[float, float]:
+    mine = ends_at()
     async with queue().task_group() as tg:
-        handle = await tg.enqueue(remaining)
+        handle = await tg.enqueue(tell_end)
     return mine, await handle.result()
 
 
@@ -222,3 +230,11 @@ async def tries_again() -> None:
             with suppress(KeyTaken):
                 await tg.enqueue(call.using(key="taken"), 1)
             await tg.enqueue(call, 1)
+
+
+@registry.task(name="deep", retry=Retry(attempts=2, base=0.01, cap=0.02, retry_on=[ValueError]))
+async def deep(depth: int) -> None:
+    if depth == 0:
+        raise ValueError("at the bottom")
+    async with queue().task_group() as tg:
+        await tg.enqueue(deep, depth - 1)

@@ -103,6 +103,28 @@ async def test_what_a_child_raised_decides_about_a_retry(
         assert (await handle.get()).attempts == 2  # type: ignore[union-attr]
 
 
+async def test_an_error_comes_up_from_the_bottom_of_a_tree(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    async with worker(backend):
+        handle = await queue.enqueue(f.deep, 2)
+        with pytest.raises(TaskFailed) as caught:
+            await handle.result(10)
+        error = caught.value.result.error
+        for _ in range(2):
+            assert error is not None
+            assert error.type == "builtins.ExceptionGroup"
+            [member] = error.members
+            assert member.type == "sitq.errors.TaskFailed"
+            error = member.cause
+        assert error is not None
+        assert error.type == "builtins.ValueError"
+        assert "in deep" in error.traceback
+        task = await handle.get()
+        assert task is not None
+        assert task.attempts == 2  # `retry_on` knows what was raised far below
+
+
 async def test_a_worker_that_lost_its_lease_leaves_the_children_alone(
     tmp_path: Path,
 ) -> None:
