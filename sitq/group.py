@@ -133,20 +133,17 @@ class TaskGroup:
             cancellation = error
         except StoreError as error:
             errors.append(error)
-        if cancellation is not None:
-            await self._leave()
-        self._ended = True
-        self._watching.cancel()
-        errors += await self._close()
-        if cancellation is None:
-            cancellation = await self._soon_cancelled()
-        errors += self._other_failures(errors, is_overdue=cancellation is not None)
+        # A child of the host: asyncio cancels through every shield, but not out of a task group.
+        self._host.start_soon(self._end, cancellation is not None)
         try:
             await self._host.__aexit__(None, None, None)
         except cancelled as error:
             cancellation = cancellation or error
         except BaseExceptionGroup as group:
             errors += group.exceptions
+        if cancellation is None:
+            cancellation = await self._soon_cancelled()
+        errors += self._other_failures(errors, is_overdue=cancellation is not None)
         if errors:
             raise BaseExceptionGroup("unhandled errors in a task group", errors) from None
         if cancellation is not None and cancellation is not exc:
@@ -332,30 +329,34 @@ class TaskGroup:
         self._more.set()
         await self._joined.wait()
 
+    async def _end(self, is_cancelled: bool) -> None:
+        """What must be done whatever happens: nobody watches any more, the store is told."""
+        with CancelScope(shield=True):
+            if is_cancelled:
+                await self._leave()
+            self._ended = True
+            self._watching.cancel()
+            if self._programs is not None and self._group is not None:
+                await self._close(self._programs, self._group)
+
     async def _leave(self) -> None:
-        """It is cancelled: so are the children, unless only this run of the parent ends."""
-        group = self._check_open()
+        """The children are cancelled as well, unless only this run of their parent ends."""
+        assert self._group is not None
         if self._broken or (self._run is not None and self._run.only_run_ends):
             return
         with suppress(StoreError):  # the end of the parent, or of the lease, cancels them too
-            with move_on_after(CANCEL_LIMIT, shield=True):
+            with move_on_after(CANCEL_LIMIT):
                 await self._cancel()
                 await self._join()
             if not self._joined.is_set():
-                with move_on_after(CLOSE_LIMIT, shield=True):
-                    await self._backend.cancel_group(group, at_once=True)
+                with move_on_after(CLOSE_LIMIT):
+                    await self._backend.cancel_group(self._group, at_once=True)
 
-    async def _close(self) -> list[BaseException]:
-        """A program forgets the group. Returns what went wrong with that."""
-        if self._programs is None or self._group is None:
-            return []
-        try:
-            with move_on_after(CLOSE_LIMIT, shield=True):
-                if not await self._programs.close_group(self._group):
-                    return [LeaseLost("the program stood still for so long that its lease lapsed")]
-        except StoreError as error:
-            return [error]
-        return []
+    async def _close(self, programs: Programs, group: Group) -> None:
+        """A program forgets the group."""
+        with move_on_after(CLOSE_LIMIT):
+            if not await programs.close_group(group):
+                raise LeaseLost("the program stood still for so long that its lease lapsed")
 
 
 def _checked(deadline: Deadline) -> float | Literal[_Inherit.INHERIT]:

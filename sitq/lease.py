@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 
 from sitq.backends.base import Backend, Heart
 from sitq.backends.loop import Loop
@@ -95,10 +95,33 @@ class Programs:
         Raises:
             LeaseLost: the lease has lapsed, and other groups under it are still open.
         """
-        async with self._lock:
-            with CancelScope(shield=True):  # or a lease would be left that nobody knows of
-                return await self._open(deadline, detach=detach)
-        raise AssertionError("the scope above is never cancelled")
+        opened: list[Group] = []
+
+        async def open_it() -> None:
+            with CancelScope(shield=True):
+                async with self._lock:
+                    opened.append(await self._open(deadline, detach=detach))
+
+        try:
+            # A lease must not be left that nobody knows of, and asyncio walks out of shields.
+            async with create_task_group() as tasks:
+                tasks.start_soon(open_it)
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        except BaseException:
+            await self._close_all(opened)
+            raise
+        [group] = opened
+        return group
+
+    async def _close_all(self, groups: list[Group]) -> None:
+        async with create_task_group() as tasks:
+            for group in groups:
+                tasks.start_soon(self._close_shielded, group)
+
+    async def _close_shielded(self, group: Group) -> None:
+        with CancelScope(shield=True):
+            await self.close_group(group)
 
     async def _open(self, deadline: float | None, *, detach: bool) -> Group:
         new = NewGroup(None, owner=self._lease, detach=detach, deadline=deadline)
