@@ -35,7 +35,7 @@ from sitq.backends.base import Filter
 from sitq.lifecycle import TERMINAL
 from sitq.model import TaskRow
 from tests.faults.simulated.functions import everybody, known, worlds
-from tests.faults.simulated.journal import read
+from tests.faults.simulated.journal import parents, read
 from tests.faults.simulated.line import Line
 from tests.faults.simulated.loop import from_seed, run
 from tests.faults.simulated.people import call, employ, new_worker, storm
@@ -139,6 +139,7 @@ async def _close_the_books(world: World) -> None:
     world.demand(await world.backend.counts() == counts, "wrong numbers of tasks")
     world.demand(await world.backend.workers() == [], "a worker is left")
     world.journal = await world.backend._read(read)
+    world.parents = await world.backend._read(parents)
     world.demand(await world.backend._read(_is_sound), "the store is not sound")
     world.trace += map(str, world.journal)
     world.broken = judge(world, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import trio
 
-from sitq import Registry, Retry, current_task
+from sitq import Registry, Retry, TaskQueue, current_task
 from sitq.context import running_task
+from sitq.errors import TaskCancelled
 
 if TYPE_CHECKING:
     from .world import World
@@ -124,6 +126,26 @@ async def spread(number: int) -> int:
     return world.value()
 
 
+async def family(litter: list[tuple[str, list[Any]]], how: str) -> int:
+    """Has others below it, and waits for them."""
+    run: Any = running_task.get()
+    async with TaskQueue(run.host.backend).task_group() as tg:  # over the line of its worker
+        handles = [await tg.enqueue(everybody.get(name), *args) for name, args in litter]  # type: ignore[arg-type]
+        if how == "as completed":
+            async for handle in tg.as_completed():
+                with suppress(TaskCancelled):
+                    await handle.result()
+        elif how == "one by one":
+            for handle in handles:
+                with suppress(TaskCancelled):
+                    await handle.result()
+        elif how == "cancel":
+            await tg.cancel()
+        elif how == "raise":
+            raise LookupError("with children below")
+    return worlds[-1].value()
+
+
 async def meet(number: int) -> int:
     """Ends when so many of them run at once: only if no slot is missing."""
     world = worlds[-1]
@@ -146,6 +168,7 @@ FUNCTIONS = (
     go_on,
     cancel_itself,
     spread,
+    family,
     meet,
 )
 for _function in FUNCTIONS:

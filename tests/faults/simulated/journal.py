@@ -10,11 +10,11 @@ import trio
 from sitq.backends.sqlite.queries import STATES
 from sitq.model import State
 
-__all__ = ["Entry", "Row", "install", "read"]
+__all__ = ["Entry", "Row", "install", "parents", "read"]
 
 _FIELDS = (
     "seq, id, name, queue, key, priority, deadline, run_at, state, fence, worker, attempts, "
-    "crashes, cancel, started"
+    "crashes, cancel, started, group_id"
 )
 _NAMES = _FIELDS.split(", ")
 _OLD, _NEW = (", ".join(f"{whose}.{name}" for name in _NAMES) for whose in ("old", "new"))
@@ -30,6 +30,10 @@ CREATE TEMP TRIGGER changed AFTER UPDATE ON sitq_task BEGIN
 END;
 CREATE TEMP TRIGGER deleted AFTER DELETE ON sitq_task BEGIN
     INSERT INTO journal VALUES (NULL, moment(), NULL, {_OLD}, {_NONE});
+END;
+CREATE TEMP TABLE families (id, parent);
+CREATE TEMP TRIGGER opened AFTER INSERT ON sitq_group BEGIN
+    INSERT INTO families VALUES (new.id, new.parent);
 END;
 CREATE TEMP TRIGGER left AFTER DELETE ON sitq_worker BEGIN
     INSERT INTO journal VALUES (NULL, moment(), old.id, {_NONE}, {_NONE});
@@ -55,6 +59,7 @@ class Row(NamedTuple):
     crashes: int
     cancel: int
     started: float | None
+    group: int | None
 
 
 class Entry(NamedTuple):
@@ -91,6 +96,11 @@ def read(connection: sqlite3.Connection) -> list[Entry]:
     rows = connection.execute("SELECT * FROM journal ORDER BY number").fetchall()
     middle = 3 + len(_NAMES)
     return [Entry(row[1], row[2], _row(row[3:middle]), _row(row[middle:])) for row in rows]
+
+
+def parents(connection: sqlite3.Connection) -> dict[int, int]:
+    """Which task opened each group that ever was."""
+    return dict(connection.execute("SELECT id, parent FROM families").fetchall())
 
 
 def _row(values: tuple[object, ...]) -> Row | None:

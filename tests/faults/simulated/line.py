@@ -20,9 +20,10 @@ VERBS = frozenset(
     (
         *("insert", "hire", "dismiss", "workers", "reserve", "settle", "cancelled", "recover"),
         *("cancel", "revive", "get", "find", "counts", "prune", "ended", "changed"),
+        *("open_group", "insert_children", "cancel_group", "ended_children", "tree"),
     )
 )
-SILENT = frozenset(("changed", "ended"))
+SILENT = frozenset(("changed", "ended", "ended_children"))
 """They wait; the trace tells of what they waited for."""
 
 
@@ -180,6 +181,8 @@ def _brief(verb: str, args: tuple[Any, ...], answer: Any) -> str:
     """What the trace tells of an answer."""
     if verb == "insert":
         return " ".join(id.hex()[-4:] for id in answer)
+    if verb == "insert_children":
+        return f"group {args[0].id}: " + " ".join(id.hex()[-4:] for id in answer)
     if verb == "settle":
         return " ".join(f"{change.seq}.{change.fence}" for change in args[1]) + f" -> {answer}"
     if verb == "recover":

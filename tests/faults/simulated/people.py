@@ -60,6 +60,8 @@ def _any_call(world: World) -> Call[Any]:
             ("go_on", ()),
             ("cancel_itself", (rng.choice(("fail", "sleep", "return")),)),
             ("spread", (rng.randint(1, 3),)),
+            ("family", _family(world, 0)),
+            ("family", _family(world, 1)),
             ("strange", ()),
         )
     )
@@ -74,6 +76,32 @@ def _any_call(world: World) -> Call[Any]:
         key=rng.choice((None, None, None, rng.choice("abc"))),
         queue=rng.choice(("default", "default", "mail")),
     ).call(*args)
+
+
+def _family(world: World, depth: int) -> tuple[list[Any], str]:
+    """Children, some with children of their own, and what their parent does meanwhile."""
+    rng = world.rng
+    litter = [_child(world, depth) for _ in range(rng.randint(0, 4))]
+    ways = ("wait", "wait", "as completed", "one by one", "cancel", "raise")
+    return litter, rng.choice(ways)
+
+
+def _child(world: World, depth: int) -> list[Any]:
+    rng = world.rng
+    kind = rng.choice(("succeed", "succeed", "sleep", "recover", "fail", "linger", "family"))
+    match kind:
+        case "sleep":
+            return [kind, [rng.uniform(0.0, LEASE)]]
+        case "recover":
+            return [kind, [2]]
+        case "fail" if rng.random() < 0.3:
+            return [kind, []]
+        case "linger" if rng.random() < 0.3:
+            return [kind, [rng.uniform(0.0, 2.0), True]]
+        case "family" if depth:
+            return [kind, [*_family(world, depth - 1)]]
+        case _:
+            return ["succeed", []]
 
 
 def _moment(seconds: float) -> datetime:

@@ -49,7 +49,11 @@ class _Verdict:
 
     def replay(self) -> None:
         journal = self._world.journal
+        moment = 0.0
         for place, entry in enumerate(journal):
+            if entry.moment > moment:  # each transaction was whole by then
+                moment = entry.moment
+                self._no_orphans(entry)
             if entry.worker is not None:
                 self._lease_ended(entry)
             elif entry.new is None:
@@ -71,6 +75,9 @@ class _Verdict:
     def _deleted(self, entry: Entry) -> None:
         assert entry.old is not None
         self._demand(entry.old.state in TERMINAL, entry, "a live task was deleted")
+        parent = self._parent(entry.old)
+        lives = parent is not None and parent.state not in TERMINAL
+        self._demand(not lives, entry, "a child of a living parent was deleted")
         self._gone.add(entry.old.id)
         del self._rows[entry.old.seq]
 
@@ -86,6 +93,8 @@ class _Verdict:
         match old.state, new.state:
             case State.PENDING, State.RUNNING:
                 self._was_reserved(entry, old, new)
+            case ((State.PENDING | State.RUNNING), State.CANCELLED) if new.fence == old.fence + 1:
+                self._ended_with_its_parent(entry, new)
             case State.RUNNING, State.RUNNING:
                 self._demand(new.fence == old.fence, entry, "the fence changed")
             case State.RUNNING, _:
@@ -97,6 +106,21 @@ class _Verdict:
         self._demand(new.attempts <= ATTEMPTS, entry, "too many attempts")
         self._demand(new.crashes <= CRASH_LIMIT, entry, "too many crashes")
 
+    def _parent(self, row: Row) -> Row | None:
+        if row.group is None:
+            return None
+        return self._rows.get(self._world.parents[row.group])
+
+    def _ended_with_its_parent(self, entry: Entry, new: Row) -> None:
+        self._demand(new.group is not None, entry, "cancelled without being asked")
+
+    def _no_orphans(self, entry: Entry) -> None:
+        for row in self._rows.values():
+            if row.group is not None and row.state not in TERMINAL:
+                parent = self._parent(row)
+                lives = parent is not None and parent.state not in TERMINAL
+                self._demand(lives, entry, f"task {row.seq} lives, and its parent does not")
+
     def _was_reserved(self, entry: Entry, old: Row, new: Row) -> None:
         assert new.started is not None
         self._reserved.add((new.seq, new.fence))
@@ -106,8 +130,9 @@ class _Verdict:
         self._demand(not late, entry, "started after its deadline")
         self._demand(not new.cancel, entry, "started though cancelled")
         if new.crashes:
-            held = [row for row in self._held_by(new.worker) if row.crashes]
-            self._demand(held == [new], entry, "a worker holds two suspects")
+            parents = set(self._world.parents.values())  # they may only wait
+            held = [r for r in self._held_by(new.worker) if r.crashes and r.seq not in parents]
+            self._demand(held in ([], [new]), entry, "a worker holds two suspects")
 
     def _held_by(self, worker: int | None) -> list[Row]:
         return [r for r in self._rows.values() if r.state is State.RUNNING and r.worker == worker]

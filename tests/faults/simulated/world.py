@@ -47,6 +47,8 @@ class World:
     answers: list[Result] = field(default_factory=list[Result])
     """What those heard who waited for a result."""
     journal: list[Entry] = field(default_factory=list[Entry])
+    parents: dict[int, int] = field(default_factory=dict[int, int])
+    """Which task opened each group."""
     runs: dict[tuple[int, int], Run] = field(default_factory=dict[tuple[int, int], "Run"])
     """Every run that began, by task and fence."""
     revived: Counter[bytes] = field(default_factory=Counter[bytes])
