@@ -46,6 +46,10 @@ class Running(Protocol):
         """How many groups it has opened before."""
         ...
 
+    def forget_group(self, ordinal: int) -> None:
+        """It was not opened: a second try is to have the same place."""
+        ...
+
     def waiting(self) -> AbstractAsyncContextManager[None]:
         """In this block it only waits, and its slot is for others."""
         ...

@@ -98,6 +98,7 @@ class TaskGroup:
         self._ending = False
         self._ended = False
         self._broken = False
+        self._inserting = 0
         self._children = 0
         self._names: set[str] = set()
         self._failures: list[TaskFailed] = []
@@ -120,21 +121,26 @@ class TaskGroup:
         traceback: TracebackType | None,
     ) -> bool:
         cancelled = get_cancelled_exc_class()
-        swallowed = self._body.__exit__(exc_type, exc, traceback)
+        try:
+            swallowed = self._body.__exit__(exc_type, exc, traceback)
+        except BaseException as rest:  # of a group, less the cancellation that it swallowed
+            exc, swallowed = rest, False
         cancellation = exc if isinstance(exc, cancelled) and not swallowed else None
         errors = [] if exc is None or swallowed or cancellation else [exc]
+        is_joined = False
         try:
             if cancellation is None:
                 async with while_waiting():
                     if errors:
                         await self._cancel()
                     await self._join()
+                    is_joined = True
         except cancelled as error:
             cancellation = error
-        except StoreError as error:
+        except BaseException as error:  # of the store; and trio raises Ctrl-C anywhere
             errors.append(error)
         # A child of the host: asyncio cancels through every shield, but not out of a task group.
-        self._host.start_soon(self._end, cancellation is not None)
+        self._host.start_soon(self._end, is_joined)
         try:
             await self._host.__aexit__(None, None, None)
         except cancelled as error:
@@ -202,9 +208,12 @@ class TaskGroup:
         self._run = run
         task = run.task
         ordinal = run.next_group()
-        return await self._backend.open_group(
-            NewGroup(task.seq, task.fence, task.epoch, ordinal, deadline=self._its_deadline())
-        )
+        new = NewGroup(task.seq, task.fence, task.epoch, ordinal, deadline=self._its_deadline())
+        try:
+            return await self._backend.open_group(new)
+        except Exception:
+            run.forget_group(ordinal)
+            raise
 
     def _its_deadline(self) -> float | None:
         if self._deadline is not INHERIT:
@@ -223,6 +232,7 @@ class TaskGroup:
         children = [
             NewChild(task, name, _digest(task)) for task, name in zip(tasks, names, strict=True)
         ]
+        self._inserting += 1
         try:
             ids = await self._backend.insert_children(group, children)
         except Exception:  # nothing was stored: a second try is to have the same names
@@ -230,7 +240,9 @@ class TaskGroup:
             if self._children == after:
                 self._children = before
             raise
-        self._more.set()
+        finally:
+            self._inserting -= 1
+            self._more.set()
         return [TaskHandle(id, self._backend, self._serializer) for id in ids]
 
     def _take_names(self, calls: Sequence[Bound]) -> list[str]:
@@ -254,7 +266,7 @@ class TaskGroup:
         return child in self._names
 
     def _check_open(self) -> Group:
-        if self._group is None or self._ended:
+        if self._group is None or self._joined.is_set() or self._ended:
             raise UsageError("the task group is not open: use it inside its block")
         return self._group
 
@@ -270,7 +282,7 @@ class TaskGroup:
                     if ends:
                         last = ends[-1].number
                         await self._take(ends)
-                    elif self._ending and not self._more.is_set():  # as was so before the look
+                    elif self._is_all() and not self._more.is_set():  # as was so before the look
                         self._joined.set()
                     else:
                         await self._more.wait()
@@ -278,12 +290,16 @@ class TaskGroup:
             self._broken = True
             raise
 
+    def _is_all(self) -> bool:
+        """Whether no more children are to come."""
+        return self._ending and not self._inserting
+
     async def _take(self, ends: Sequence[ChildEnd]) -> None:
         had_failed = bool(self._failures)
         for end in ends:
             if end.state is State.FAILED:
                 row = await self._backend.get(end.id, max_bytes(self._serializer))
-                if row is not None:
+                if row is not None and row.state is State.FAILED:  # nobody has revived it
                     self._fail(row)
         if self._failures and not had_failed:
             await self._cancel()
@@ -329,10 +345,10 @@ class TaskGroup:
         self._more.set()
         await self._joined.wait()
 
-    async def _end(self, is_cancelled: bool) -> None:
+    async def _end(self, is_joined: bool) -> None:
         """What must be done whatever happens: nobody watches any more, the store is told."""
         with CancelScope(shield=True):
-            if is_cancelled:
+            if not is_joined:
                 await self._leave()
             self._ended = True
             self._watching.cancel()

@@ -60,7 +60,8 @@ class TaskHandle(Generic[R_co]):
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait for the task to end and return what its function returned.
 
-        Cancelling this wait, or letting it time out, does not cancel the task.
+        Cancelling this wait, or letting it time out, does not cancel the task. Inside a task it
+        gives the slot to others, and waits for one when it is over.
 
         Args:
             timeout: seconds to wait; None waits as long as it takes.

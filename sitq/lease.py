@@ -98,8 +98,8 @@ class Programs:
         opened: list[Group] = []
 
         async def open_it() -> None:
-            with CancelScope(shield=True):
-                async with self._lock:
+            async with self._lock:
+                with CancelScope(shield=True):
                     opened.append(await self._open(deadline, detach=detach))
 
         try:
@@ -107,6 +107,7 @@ class Programs:
             async with create_task_group() as tasks:
                 tasks.start_soon(open_it)
         except BaseExceptionGroup as errors:
+            await self._close_all(opened)
             raise errors.exceptions[0] from None
         except BaseException:
             await self._close_all(opened)
@@ -142,15 +143,19 @@ class Programs:
 
     async def close_group(self, group: Group) -> bool:
         """Forget a group that has ended. The last one ends the lease. False if it was lost."""
+        self._groups -= 1  # whatever becomes of the rest
         async with self._lock:
-            self._groups -= 1
-            is_last = self._groups == 0
+            is_last = self._groups == 0 and self._lease == group.owner
             if is_last:
                 self._lease = None
-                heartbeat, self._heartbeat = self._heartbeat, None
-                if heartbeat is not None:
-                    await to_thread.run_sync(heartbeat.stop, limiter=CapacityLimiter(math.inf))
+                await self._end_beats()
             return await self._backend.close_group(group, dismiss=is_last)
+
+    async def _end_beats(self) -> None:
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is not None:
+            threads = CapacityLimiter(math.inf)
+            await to_thread.run_sync(heartbeat.stop, limiter=threads, abandon_on_cancel=True)
 
 
 def _nothing() -> None:

@@ -6,15 +6,19 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from anyio import get_cancelled_exc_class
 
 from sitq.backends.base import Backend
 from sitq.context import while_waiting
-from sitq.errors import InvalidOption
+from sitq.errors import InvalidOption, TaskNotFound, UsageError
 from sitq.group import TaskGroup
 from sitq.handle import TaskHandle
+from sitq.lifecycle import TERMINAL
 from sitq.model import ChildEnd, State
 from sitq.naming import shown
-from sitq.registry import TaskFunction
+from sitq.registry import Call, TaskFunction
 from sitq.serialization import Serializer, max_bytes, unpack
 
 __all__ = ["Mapped"]
@@ -41,6 +45,8 @@ class Mapped(Generic[R]):
     ) -> None:
         if not isinstance(items, Iterable):
             raise InvalidOption(f"map takes an iterable of arguments, not {shown(items)}")
+        if function.options.key is not None or function.options.child is not None:
+            raise InvalidOption("map makes a task for each item: give it neither key nor child")
         self._backend = backend
         self._serializer = serializer
         self._nursery = group
@@ -48,7 +54,10 @@ class Mapped(Generic[R]):
         self._items: Iterator[Any] = iter(items)
         self._limit = limit
         self._ordered = ordered
+        self._calls: list[Call[R]] = []
+        """Taken from the items, and not enqueued yet."""
         self._is_fed = False
+        self._is_cut = False
         self._window: dict[bytes, None] = {}
         """Enqueued, and not yielded yet; in the order of the items."""
         self._ends: dict[bytes, ChildEnd] = {}
@@ -91,12 +100,21 @@ class Mapped(Generic[R]):
 
     async def _feed(self) -> None:
         """Enqueue more, when half of what may be ahead is taken."""
-        if self._is_fed or len(self._window) > self._limit // 2:
+        if self._is_cut:
+            raise UsageError("the map was cancelled while it enqueued; leave its block")
+        if not self._calls and (self._is_fed or len(self._window) > self._limit // 2):
             return
         room = self._limit - len(self._window)
-        calls = [self._function.call(item) for item in islice(self._items, room)]
-        self._is_fed = len(calls) < room
-        for handle in await self._nursery.enqueue_many(calls):
+        if not self._calls:
+            self._calls = [self._function.call(item) for item in islice(self._items, room)]
+            self._is_fed = len(self._calls) < room
+        try:
+            handles = await self._nursery.enqueue_many(self._calls)
+        except get_cancelled_exc_class():
+            self._is_cut = True  # they may be stored, or not
+            raise
+        self._calls = []
+        for handle in handles:
             id = handle.id.bytes
             self._window[id] = None
             if id in self._early:
@@ -107,6 +125,9 @@ class Mapped(Generic[R]):
             ends = await self._backend.ended_children(
                 self._nursery.group, self._last, max_bytes(self._serializer)
             )
+        if not ends:  # all have ended, and yet some of these were not told of
+            for id in self._window.keys() - self._ends.keys():
+                await self._look_at(id)
         for end in ends:
             self._last = end.number
             if end.id in self._window:
@@ -117,7 +138,9 @@ class Mapped(Generic[R]):
     async def _look_at(self, id: bytes) -> None:
         self._early.discard(id)
         row = await self._backend.get(id, max_bytes(self._serializer))
-        if row is not None:
+        if row is None:
+            raise TaskNotFound(f"a task of the map is gone: {UUID(bytes=id)}")
+        if row.state in TERMINAL:
             self._ends[id] = ChildEnd(self._last, id, "", row.state, row.value)
 
     async def _value(self, end: ChildEnd) -> R:

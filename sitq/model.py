@@ -120,7 +120,8 @@ class Group(NamedTuple):
     id: int
     parent: int | None
     fence: int
-    epoch: int
+    generation: int
+    """Children of earlier ones that did not succeed are replaced, and do not count."""
     owner: int | None
     deadline: float | None
 

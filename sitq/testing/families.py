@@ -85,7 +85,7 @@ class FamilyRules(Stage):
         assert isinstance(group, Group) == is_run, "a run that is over opened a group, or none did"
         if task is None or not is_run:
             return None
-        self.model.open_group(group.id, task, ordinal)
+        assert group.generation == self.model.open_group(group.id, task, ordinal, self.now)
         self.opened.append(group)
         return group
 

@@ -35,7 +35,7 @@ class Known:
     group: int | None = None
     child: NewChild | None = None
     born: int = 0
-    """The epoch of its parent in which it was enqueued."""
+    """The generation of its group in which it was enqueued."""
 
     @property
     def live(self) -> bool:
@@ -103,6 +103,7 @@ class Nursery:
     parent: bytes
     ordinal: int
     epoch: int
+    generation: int = 0
     cancelled: bool = False
 
 

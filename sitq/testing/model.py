@@ -175,7 +175,7 @@ class Model:
         if task is None:
             return None
         state = task.state
-        if task.group is not None and not self._parent_lives(task):
+        if task.group is not None and not (self._parent_lives(task) and self._is_youngest(task)):
             raise WrongState
         if state in (State.FAILED, State.CANCELLED):
             if self.holder(task.new.key) is not None:
@@ -229,12 +229,20 @@ class Model:
 
     # Groups.
 
-    def open_group(self, id: int, parent: Known, ordinal: int) -> None:
-        """The store has opened this one."""
+    def open_group(self, id: int, parent: Known, ordinal: int, now: float) -> int:
+        """The store has opened this one. Returns its generation."""
         known = self.groups.setdefault(id, Nursery(parent.new.id, ordinal, parent.epoch))
         assert (known.parent, known.ordinal) == (parent.new.id, ordinal), "another one's group"
-        if known.epoch != parent.epoch:
+        children = self.children(id)
+        failed = any(c.state is State.FAILED and c.born == known.generation for c in children)
+        if known.epoch != parent.epoch or (known.cancelled and not failed):
+            known.generation += 1
             known.epoch, known.cancelled = parent.epoch, False
+        for child in children if known.generation else ():
+            if child.live and child.cancel:
+                self._end_below(child, now)
+                self._end(child, now)
+        return known.generation
 
     def may_live(self, group: Group) -> bool:
         """Whether children of this group may live.
@@ -260,10 +268,13 @@ class Model:
         ids: list[bytes] = []
         fresh: list[Known] = []
         for child, known in zip(children, found, strict=True):
-            if known and (known.born >= group.epoch or known.state not in _TO_REPLACE):
+            if known and (known.born >= group.generation or known.state not in _TO_REPLACE):
                 ids.append(known.new.id)
             else:
                 ids.append(self._spawn(group, child, fresh))
+        for known in filter(None, found):
+            if known.new.id in ids:
+                known.born = max(known.born, group.generation)
         for task in fresh if not lives else ():
             task.cancel = True
             self._move(task, State.CANCELLED, now)
@@ -276,7 +287,8 @@ class Model:
             if holder.group != group.id:
                 raise KeyTaken
             return holder.new.id
-        made = Known(child.task, child.task.run_at, group=group.id, child=child, born=group.epoch)
+        made = Known(child.task, child.task.run_at, group=group.id, child=child)
+        made.born = group.generation
         self.tasks[child.task.id] = made
         fresh.append(made)
         return child.task.id
@@ -302,7 +314,7 @@ class Model:
         return [
             task
             for task in self.children(group.id)
-            if not task.live and (task.state is State.SUCCEEDED or task.born >= group.epoch)
+            if not task.live and (task.state is State.SUCCEEDED or task.born >= group.generation)
         ]
 
     def below(self, parent: Known) -> list[Known]:
@@ -323,6 +335,13 @@ class Model:
         """The youngest of this name."""
         named = [t for t in self.children(group) if t.child and t.child.child == name]
         return max(named, key=lambda task: task.born, default=None)
+
+    def _is_youngest(self, task: Known) -> bool:
+        """Whether no other was enqueued in its place since."""
+        assert task.group is not None
+        assert task.child is not None
+        youngest = self._child(task.group, task.child.child)
+        return youngest is not None and youngest.born == task.born
 
     def _parent_lives(self, task: Known) -> bool:
         parent = self.parent(task)

@@ -151,14 +151,18 @@ class WorkerRules(Stage):
         """Nothing gets through to the store for longer than a lease: nobody is dead after it."""
         self._upkeep()
         living = [worker for worker in self.workers if worker in self.model.members]
-        before = {worker: len(self.model.held_by(worker)) for worker in living}
+        before = {worker: self._alone(worker) for worker in living}
         self.clock.advance(2 * self.lease)
         turn = first % max(1, len(living))
         for worker in living[turn:] + living[:turn]:
             self.beat(worker)
         for worker in living:
             assert worker in self.model.members, "a living worker was taken for dead"
-            assert len(self.model.held_by(worker)) == before[worker]
+            assert self._alone(worker) == before[worker]
+
+    def _alone(self, worker: int) -> list[bytes]:
+        """What it holds that has no parent, whose deadline might pass."""
+        return [task.new.id for task in self.model.held_by(worker) if task.group is None]
 
     @rule(which=numbers)
     @precondition(lambda self: len(self.workers) > 1 and self.model.running())

@@ -13,7 +13,14 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import anyio
-from anyio import CancelScope, CapacityLimiter, TaskHandle, get_cancelled_exc_class, to_thread
+from anyio import (
+    CancelScope,
+    CapacityLimiter,
+    TaskHandle,
+    WouldBlock,
+    get_cancelled_exc_class,
+    to_thread,
+)
 
 from sitq.context import CurrentTask, running_task
 from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
@@ -156,6 +163,11 @@ class Run:
         self._groups += 1
         return self._groups - 1
 
+    def forget_group(self, ordinal: int) -> None:
+        """It was not opened: a second try is to have the same place."""
+        if self._groups == ordinal + 1:
+            self._groups = ordinal
+
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[None]:
         """In this block it only waits, and its slot is for others.
@@ -173,12 +185,17 @@ class Run:
         try:
             yield
         except get_cancelled_exc_class():
-            is_to_end = True  # and needs no slot for that
+            is_to_end = True  # the run, or a part of it: no wait under cancellation
             raise
         finally:
             self.waits -= 1
-            if not is_to_end and not self.waits:
+            if not self.waits and is_to_end and not self.cancel_called:
+                with suppress(WouldBlock):
+                    slot.take_nowait()
+            elif not self.waits and not is_to_end:
                 await slot.take()
+                if self.waits:  # another part has begun to wait meanwhile
+                    slot.give_back()
 
     @property
     def cancel_called(self) -> bool:

@@ -108,8 +108,8 @@ def _log(shift: Shift, run: Run, change: Change) -> None:
 
 
 def _log_stale(shift: Shift, run: Run) -> None:
-    if run.cause is Cause.CANCEL:  # the task was cancelled together with its parent
-        shift.log(logging.DEBUG, "run ended", **_about(run))
+    if run.cause is Cause.CANCEL or run.task.group is not None:  # perhaps with its parent
+        shift.log(logging.DEBUG, "run ended: its task is over, or another worker's", **_about(run))
     else:
         shift.log(logging.WARNING, "lease lost: outcome dropped", **_about(run))
 

@@ -19,11 +19,13 @@ class Slot:
         self._is_over = False
 
     def take_nowait(self) -> None:
-        """Take it if one is free.
+        """Take it if one is free. Nothing, if it is held, or waited for already.
 
         Raises:
             anyio.WouldBlock: none is.
         """
+        if self._is_held or self._is_wanted or self._is_over:
+            return
         self._slots.acquire_on_behalf_of_nowait(self)
         self._is_held = True
 

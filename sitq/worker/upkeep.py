@@ -50,9 +50,10 @@ async def watch_cancels(shift: Shift) -> None:
         token = shift.backend.token()
         try:
             if shift.held:
+                before = dict(shift.held)  # it may hold one for another run when the answer comes
                 for seq in await shift.backend.cancelled(shift.worker, shift.children()):
                     run = shift.held.get(seq)
-                    if run is not None:
+                    if run is not None and run is before.get(seq):
                         run.stop(Cause.CANCEL)
             await anyio.sleep(CANCEL_SPACING)
             await shift.backend.changed(token)

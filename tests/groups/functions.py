@@ -238,3 +238,68 @@ async def deep(depth: int) -> None:
         raise ValueError("at the bottom")
     async with queue().task_group() as tg:
         await tg.enqueue(deep, depth - 1)
+
+
+@registry.task(name="stubborn_once")
+async def stubborn_once() -> str:
+    """Asked to end, it goes on until it is told to."""
+    noted.append("stubborn started")
+    try:
+        while "second" not in told:
+            await anyio.sleep(0.005)
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            while "second" not in told:
+                await anyio.sleep(0.005)
+    return "finished"
+
+
+@registry.task(name="raises_first")
+async def raises_first() -> list[str]:
+    async with queue().task_group() as tg:
+        first = await tg.enqueue(stubborn_once)
+        second = await tg.enqueue(echo if "second" in told else echo.using(delay=60), "late")
+        if "second" not in told:
+            while "stubborn started" not in noted:
+                await anyio.sleep(0.005)
+            noted.append("raising")
+            raise ConnectionError("not now")
+    return [await first.result(), await second.result()]
+
+
+@registry.task(name="fails_slowly", retry=Retry(attempts=2, base=1.0, cap=1.0, jitter=False))
+async def fails_slowly() -> None:
+    async with queue().task_group() as tg:
+        await tg.enqueue(fail_when_told)
+        noted.append("open")
+
+
+@registry.task(name="fail_when_told")
+async def fail_when_told() -> None:
+    while "fail" not in told:
+        await anyio.sleep(0.005)
+    raise ValueError("as it was told to")
+
+
+@registry.task(name="waits_again")
+async def waits_again() -> str:
+    """One part has waited and wants to go on, when another one begins to wait."""
+    blocker = await queue().enqueue(sleep.using(priority=5), 0.3)
+    first = await queue().enqueue(echo.using(priority=9), 1)
+    async with anyio.create_task_group() as group:
+        group.start_soon(first.result)  # then the blocker has the slot, and this waits for it
+        while "started" not in noted:
+            await anyio.sleep(0.005)
+        last = await queue().enqueue(echo, 2)
+        await last.result()
+    await blocker.result()
+    return "done"
+
+
+@registry.task(name="gives_up")
+async def gives_up() -> str:
+    never = await queue().enqueue(echo.using(delay=3600), 1)
+    with anyio.move_on_after(0.05):
+        await never.result()
+    await never.cancel()
+    return "given up"

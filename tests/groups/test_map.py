@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
-from sitq.errors import InvalidOption, TaskFailed
+from sitq.errors import InvalidOption, TaskFailed, UsageError
 
 from . import functions as f
 from .conftest import until, worker
@@ -90,3 +90,18 @@ async def test_input_is_checked(queue: TaskQueue) -> None:
             async with queue.map(f.total, [1]) as results:  # type: ignore[arg-type]
                 async for _ in results:
                     pass
+
+
+async def test_a_map_that_was_cancelled_in_its_body_is_over(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    """It does not know what was stored, and must not leave out items in silence."""
+    async with queue.map(f.square, range(6), limit=4) as results:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(results)
+        with pytest.raises(UsageError, match="cancelled"):
+            await anext(results)
+    for wrong in (f.square.using(key="k"), f.square.using(child="c")):
+        with pytest.raises(InvalidOption, match="neither key nor child"):
+            queue.map(wrong, [1])

@@ -151,3 +151,40 @@ async def test_a_worker_that_lost_its_lease_leaves_the_children_alone(
                 f.told.add("a")
                 assert await handle.result(10) == "a"
         assert f.noted.count("a started") == 1
+
+
+async def test_what_a_run_cancelled_that_did_not_come_home_is_enqueued_anew(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    """Its body raised; it waited for a child that ran on; then its worker stopped."""
+    async with worker(backend, queues=["default"]):
+        handle = await queue.enqueue(f.raises_first.using(queue="parents"))
+        async with worker(backend, queues=["parents"]):
+            await until(lambda: "raising" in f.noted)
+            await anyio.sleep(0.2)
+        f.told.add("second")
+        async with worker(backend, queues=["parents"]):
+            assert await handle.result(20) == ["finished", "late"]
+    tree = await queue.tree(handle)
+    assert tree is not None
+    assert State.CANCELLED in [child.task.state for child in tree.children]
+
+
+async def test_a_child_that_was_revived_counts_again(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    """It failed, its parent is to run again, somebody revives it, and it fails again."""
+    f.told.add("fail")
+    handle = await queue.enqueue(f.fails_slowly)
+    async with worker(backend):
+        with anyio.fail_after(10):
+            while (await handle.get()).attempts == 0:  # type: ignore[union-attr]
+                await anyio.sleep(0.01)
+        f.told.clear()
+        tree = await queue.tree(handle)
+        assert tree is not None
+        await queue.retry(tree.children[0].task.id)
+        await until(lambda: f.noted.count("open") == 2)
+        f.told.add("fail")
+        with pytest.raises(TaskFailed):
+            await handle.result(20)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
-from sitq.errors import TaskCancelled, TaskFailed
+from sitq.errors import TaskCancelled, TaskFailed, UsageError
 
 from . import functions as f
 from .conftest import until, worker
@@ -184,3 +184,64 @@ async def test_a_child_that_will_not_end_is_ended_after_a_while(
         assert await stubborn.status() is State.CANCELLED
         await until(lambda: f.noted == ["started", "finished"])
     assert await stubborn.status() is State.CANCELLED
+
+
+async def test_a_nursery_in_the_body_may_add_an_error_to_the_cancellation(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    async def late() -> None:
+        try:
+            await anyio.sleep(60)
+        finally:
+            raise RuntimeError("at its end")
+
+    async with worker(backend):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with queue.task_group() as tg:
+                sleeper = await tg.enqueue(f.sleep)
+                async with anyio.create_task_group() as local:
+                    local.start_soon(late)
+                    local.start_soon(anyio.sleep, 60)
+                    await tg.enqueue(f.fail, "boom")
+        assert caught.value.subgroup(RuntimeError) is not None
+        assert caught.value.subgroup(TaskFailed) is not None
+        assert await sleeper.status() is State.CANCELLED
+
+
+async def test_nothing_is_enqueued_when_all_have_ended(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    """From the last look at the children on, though the block may wait for a slot then."""
+    async with worker(backend), queue.task_group() as tg:
+        await (await tg.enqueue(f.echo, "first")).result()
+        tg._joined.set()
+        with pytest.raises(UsageError, match="inside its block"):
+            await tg.enqueue(f.echo, "late")
+
+
+class Interrupted:
+    """An event whose wait is interrupted from the keyboard, once."""
+
+    def __init__(self, event: anyio.Event) -> None:
+        self._event = event
+        self._is_new = True
+        self.is_set = event.is_set
+        self.set = event.set
+
+    async def wait(self) -> None:
+        if self._is_new:
+            self._is_new = False
+            raise KeyboardInterrupt
+        await self._event.wait()
+
+
+async def test_ctrl_c_while_the_block_joins(backend: SQLiteBackend, queue: TaskQueue) -> None:
+    async with worker(backend):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with queue.task_group() as tg:
+                sleeper = await tg.enqueue(f.sleep)
+                await until(lambda: f.noted == ["started"])
+                tg._joined = Interrupted(tg._joined)  # type: ignore[assignment]
+        assert [type(error) for error in caught.value.exceptions] == [KeyboardInterrupt]
+        assert await sleeper.status() is State.CANCELLED
+        assert [row for row in await backend.workers() if row.queues == ()] == []

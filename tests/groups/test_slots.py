@@ -62,3 +62,22 @@ async def test_trees_are_finished_one_after_the_other(
                 most = max(most, sum(run.waits > 0 for run in shift.held.values()))
                 await anyio.sleep(0.001)
         assert most <= 10
+
+
+async def test_a_wait_that_begins_while_a_slot_is_waited_for(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    """The run waits on, so it must not keep the slot that it gets: what it waits for needs it."""
+    async with worker(backend, max_concurrency=1):
+        assert await (await queue.enqueue(f.waits_again)).result(20) == "done"
+
+
+async def test_no_slot_is_lost_by_a_wait_that_is_given_up(
+    backend: SQLiteBackend, queue: TaskQueue
+) -> None:
+    async with worker(backend, max_concurrency=1) as it:
+        assert await (await queue.enqueue(f.gives_up)).result(20) == "given up"
+        shift = it._shift
+        assert shift is not None
+        await until(lambda: shift.slots.borrowed_tokens <= 1)
+        assert await (await queue.enqueue(f.echo, 1)).result(10) == 1

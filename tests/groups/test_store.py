@@ -129,6 +129,8 @@ async def test_a_new_epoch_replaces_what_did_not_succeed(
     assert set(again[1:]).isdisjoint(ids)
     ends = await backend.ended_children(group, 0)
     assert [(end.id, end.state) for end in ends] == [(ids[0], State.SUCCEEDED)]
+    with pytest.raises(WrongState, match="group"):  # another one is in its place
+        await backend.revive(ids[1])
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.CANCELLED])

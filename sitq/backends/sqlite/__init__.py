@@ -237,12 +237,11 @@ class SQLiteBackend(Lifetime):
 
     async def open_group(self, new: NewGroup) -> Group:
         def enter(connection: Connection) -> Group:
-            owner = new.owner
+            owner, now = new.owner, self._clock.time()
             if isinstance(owner, WorkerRecord):
                 warn_if_shared(connection)
-                now, monotonic = self._clock.time(), self._clock.monotonic()
-                owner = recovery.hire(connection, owner, now, monotonic)
-            return groups.open_group(connection, new._replace(owner=owner))
+                owner = recovery.hire(connection, owner, now, self._clock.monotonic())
+            return groups.open_group(connection, new._replace(owner=owner), now)
 
         opened = await self._ready()
         group = await opened.commit.submit(Operation(enter))

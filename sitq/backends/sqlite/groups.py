@@ -34,10 +34,10 @@ _OVER = (NUMBERS[State.FAILED], NUMBERS[State.CANCELLED])
 _ENDED = (NUMBERS[State.SUCCEEDED], *_OVER)
 
 
-def open_group(connection: Connection, new: NewGroup) -> Group:
+def open_group(connection: Connection, new: NewGroup, now: float) -> Group:
     """Open a group, or again the one that an earlier run of the task opened in its place.
 
-    What was decided then, in the same epoch, holds: its deadline, and that it is cancelled.
+    What was decided then, in the same epoch, holds: its deadline, and that a child failed.
 
     Raises:
         LeaseLost: the task is not in this run, or the program has no lease.
@@ -49,12 +49,15 @@ def open_group(connection: Connection, new: NewGroup) -> Group:
         values = (new.owner, new.deadline, new.detach)
         id = connection.execute(SQL["open_own_group"], values).lastrowid
         assert id is not None
-        return Group(id, None, new.fence, new.epoch, new.owner, new.deadline)
+        return Group(id, None, new.fence, 0, new.owner, new.deadline)
     if connection.execute(SQL["is_run"], (new.parent, new.fence)).fetchone() is None:
         raise LeaseLost("this run of the task is over: the task was given to another worker")
     values = (new.parent, new.ordinal, new.epoch, new.deadline)
-    [(id, deadline)] = connection.execute(SQL["open_group"], values).fetchall()
-    return Group(id, new.parent, new.fence, new.epoch, None, deadline)
+    [(id, deadline, generation)] = connection.execute(SQL["open_group"], values).fetchall()
+    # Those that were asked to end are replaced, as those that have done so.
+    asked = connection.execute(SQL["asked_children"], (id,)) if generation else ()
+    cancel_trees(connection, [seq for (seq,) in asked], now)
+    return Group(id, new.parent, new.fence, generation, None, deadline)
 
 
 def insert_children(
@@ -84,7 +87,9 @@ def insert_children(
                     f"an earlier run of the task enqueued another call as its child {child.child}: "
                     "a task that opens groups must enqueue the same calls when it runs again"
                 )
-            if state not in _OVER or born >= group.epoch:
+            if state not in _OVER or born >= group.generation:
+                if born < group.generation:
+                    connection.execute(SQL["renew_child"], (group.generation, id))
                 ids.append(id)
                 continue
         fresh.append(child)
@@ -108,7 +113,7 @@ def ended_children(
     """
     # In this order: one that ends between the two looks must not be missed by both.
     [is_live] = connection.execute(SQL["has_live_children"], (group.id,)).fetchone()
-    what = (largest, group.id, after, group.epoch)
+    what = (largest, group.id, after, group.generation)
     ends = [
         ChildEnd(number, id or bytes(16), str(child), STATES[state], value)
         for number, id, child, state, value in connection.execute(SQL["ended_children"], what)
@@ -209,7 +214,7 @@ def _insert_rows(
     keyless: list[tuple[Any, ...]] = []
     others: dict[bytes, bytes] = {}
     for child in children:
-        row = (*row_of(child.task), group.id, child.child, group.epoch, child.digest)
+        row = (*row_of(child.task), group.id, child.child, group.generation, child.digest)
         if child.task.key is None:
             keyless.append(row)
         else:

@@ -9,13 +9,21 @@ FROM sitq_group g LEFT JOIN sitq_task p ON p.seq = g.parent WHERE g.id = ?
 -- name: is_run
 SELECT 1 FROM sitq_task WHERE seq = ? AND fence = ? AND state = 1
 
+-- name: has_failed
+-- A child of this generation.
+EXISTS (SELECT 1 FROM sitq_task WHERE group_id = sitq_group.id AND change > 0 AND state = 3
+    AND born = generation)
+
 -- name: open_group
+-- A run that cancelled the group and did not bring that home is as if it had not done so, unless it was
+-- for a child that failed: then the next run is to fail as well.
 INSERT INTO sitq_group (parent, ordinal, epoch, deadline) VALUES (?, ?, ?, ?)
 ON CONFLICT (parent, ordinal) WHERE parent IS NOT NULL DO UPDATE SET
     deadline = CASE WHEN epoch = excluded.epoch THEN deadline ELSE excluded.deadline END,
-    cancelled = CASE WHEN epoch = excluded.epoch THEN cancelled ELSE 0 END,
+    generation = generation + (epoch <> excluded.epoch OR cancelled AND NOT {has_failed}),
+    cancelled = epoch = excluded.epoch AND cancelled AND {has_failed},
     epoch = excluded.epoch
-RETURNING id, deadline
+RETURNING id, deadline, generation
 
 -- name: open_own_group
 INSERT INTO sitq_group (owner, deadline, detach) VALUES (?, ?, ?)
@@ -38,6 +46,13 @@ SELECT EXISTS (SELECT 1 FROM sitq_task WHERE group_id = ?)
 SELECT child, {its_id}, state, born, digest FROM sitq_task
 WHERE group_id = ? AND child IN (SELECT value FROM json_each(?)) ORDER BY born
 
+-- name: renew_child
+-- One that lives, and was enqueued in an earlier generation, is of this one.
+UPDATE sitq_task SET born = ? WHERE id = ? AND born < ?1
+
+-- name: asked_children
+SELECT seq FROM sitq_task WHERE group_id = ? AND change IS NULL AND cancel = 1
+
 -- name: new_child_columns
 {new_columns}, group_id, child, born, digest
 
@@ -58,7 +73,7 @@ ON CONFLICT (key) WHERE key IS NOT NULL AND state < 2 DO NOTHING
 SELECT 1 FROM sitq_task WHERE group_id = ? AND id = ?
 
 -- name: ended_children
--- Without those of an earlier epoch that did not succeed: others were enqueued in their place.
+-- Without those of an earlier generation that did not succeed: others were enqueued in their place.
 SELECT change, {its_id}, child, state, CASE WHEN ?1 > 0 THEN coalesce(
     CASE WHEN typeof(value) = 'blob' AND length(value) <= ?1 THEN value END,
     (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 1
@@ -105,8 +120,12 @@ WHERE state < 2 AND crashes > 0 AND seq IN (
 SELECT id, detach FROM sitq_group WHERE owner = ?
 
 -- name: group_is_open
--- Whether a task may come back to life in its group.
-SELECT group_id IS NULL OR NOT {is_free} FROM sitq_task WHERE seq = ?
+-- Whether a task may come back to life in its group: it is open, and no other is in its place.
+SELECT group_id IS NULL OR (NOT {is_free} AND NOT EXISTS (
+    SELECT 1 FROM sitq_task y WHERE y.group_id = sitq_task.group_id AND y.child = sitq_task.child
+    AND y.born > sitq_task.born
+))
+FROM sitq_task WHERE seq = ?
 
 -- name: tree
 WITH RECURSIVE tree (its_seq, parent) AS (

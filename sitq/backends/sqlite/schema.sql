@@ -55,17 +55,19 @@ CREATE TABLE sitq_big (
 );
 
 -- Tasks that end together. A task opened it, as the ordinal-th of its groups and in this epoch, or a
--- program, whose lease is its owner. In a task of a group, child tells it from the others, born is the
--- epoch in which it was enqueued, and digest says what it calls.
+-- program, whose lease is its owner. The generation grows when what did not succeed is to be enqueued
+-- anew. In a task of a group, child tells it from the others, born is the generation in which it was
+-- enqueued, and digest says what it calls.
 CREATE TABLE sitq_group (
-    id        INTEGER PRIMARY KEY AUTOINCREMENT,
-    parent    INTEGER,
-    ordinal   INTEGER,
-    epoch     INTEGER NOT NULL DEFAULT 0,
-    owner     INTEGER,
-    detach    INTEGER NOT NULL DEFAULT 0 CHECK (detach IN (0, 1)),
-    deadline  REAL,
-    cancelled INTEGER NOT NULL DEFAULT 0 CHECK (cancelled IN (0, 1)),
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    parent     INTEGER,
+    ordinal    INTEGER,
+    epoch      INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 0,
+    owner      INTEGER,
+    detach     INTEGER NOT NULL DEFAULT 0 CHECK (detach IN (0, 1)),
+    deadline   REAL,
+    cancelled  INTEGER NOT NULL DEFAULT 0 CHECK (cancelled IN (0, 1)),
     CHECK ((parent IS NULL) <> (owner IS NULL)),
     CHECK ((parent IS NULL) = (ordinal IS NULL))
 );
