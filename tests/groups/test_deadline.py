@@ -36,6 +36,13 @@ async def test_a_parent_hands_its_own_on(backend: SQLiteBackend, queue: TaskQueu
         assert below == pytest.approx(mine, abs=AGREES)
 
 
+async def test_a_task_outside_a_group_has_none(backend: SQLiteBackend, queue: TaskQueue) -> None:
+    async with worker(backend):
+        with anyio.fail_after(50):
+            handle = await queue.enqueue(f.tell_end)
+            assert await handle.result() == math.inf
+
+
 async def test_another_one_or_none(backend: SQLiteBackend, queue: TaskQueue) -> None:
     later = datetime.now(UTC) + timedelta(seconds=500)
     sooner = datetime.now(UTC) + timedelta(seconds=50)
