@@ -114,18 +114,17 @@ class Mapped(Generic[R]):
             self._is_cut = True  # they may be stored, or not
             raise
         self._calls = []
-        for handle in handles:
-            id = handle.id.bytes
-            self._window[id] = None
-            if id in self._early:
-                await self._look_at(id)
+        ids = [handle.id.bytes for handle in handles]
+        self._window.update(dict.fromkeys(ids))
+        for id in self._early.intersection(ids):
+            await self._look_at(id)
 
     async def _look(self) -> None:
         async with while_waiting():
             ends = await self._backend.ended_children(
                 self._nursery.group, self._last, max_bytes(self._serializer)
             )
-        if not ends:  # all have ended, and yet some of these were not told of
+        if not ends:  # all have ended, and yet not all of these were told of
             for id in self._window.keys() - self._ends.keys():
                 await self._look_at(id)
         for end in ends:
@@ -136,8 +135,8 @@ class Mapped(Generic[R]):
                 self._early.add(end.id)
 
     async def _look_at(self, id: bytes) -> None:
-        self._early.discard(id)
         row = await self._backend.get(id, max_bytes(self._serializer))
+        self._early.discard(id)
         if row is None:
             raise TaskNotFound(f"a task of the map is gone: {UUID(bytes=id)}")
         if row.state in TERMINAL:
