@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import Enum
-from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 
@@ -385,4 +384,6 @@ def _checked(deadline: Deadline) -> float | Literal[_Inherit.INHERIT]:
 
 def _digest(task: NewTask) -> bytes:
     """Of what a task calls: an earlier run of its parent must have enqueued the same."""
+    from hashlib import blake2b  # slow to import, and only needed in groups
+
     return blake2b(task.name.encode() + b"\0" + task.arguments, digest_size=16).digest()
