@@ -74,11 +74,7 @@ SELECT 1 FROM sitq_task WHERE group_id = ? AND id = ?
 
 -- name: ended_children
 -- Without those of an earlier generation that did not succeed: others were enqueued in their place.
-SELECT change, {its_id}, child, state, CASE WHEN ?1 > 0 THEN coalesce(
-    CASE WHEN typeof(value) = 'blob' AND length(value) <= ?1 THEN value END,
-    (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 1
-    AND typeof(body) = 'blob' AND length(body) <= ?1)
-) END
+SELECT change, {its_id}, child, state, {its_value}
 FROM sitq_task WHERE group_id = ?2 AND change > ?3 AND (state = 2 OR born >= ?4)
 ORDER BY change LIMIT 1000
 

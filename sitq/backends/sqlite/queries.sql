@@ -25,16 +25,20 @@ coalesce(
     FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 2)
 )
 
--- name: its_row
--- The fields of a `TaskRow`. A value is read up to ?1 bytes.
-seq, {its_id}, {its_name}, {its_queue}, state,
-priority, {its_key}, attempts, crashes, cancel,
-enqueued, run_at, deadline, started, ended,
+-- name: its_value
+-- Up to ?1 bytes.
 CASE WHEN ?1 > 0 THEN coalesce(
     CASE WHEN typeof(value) = 'blob' AND length(value) <= ?1 THEN value END,
     (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 1
     AND typeof(body) = 'blob' AND length(body) <= ?1)
-) END,
+) END
+
+-- name: its_row
+-- The fields of a `TaskRow`.
+seq, {its_id}, {its_name}, {its_queue}, state,
+priority, {its_key}, attempts, crashes, cancel,
+enqueued, run_at, deadline, started, ended,
+{its_value},
 {its_error}
 
 -- name: its_run
