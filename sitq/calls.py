@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from sitq.errors import InvalidOption
 from sitq.model import NewTask
 from sitq.naming import shown
-from sitq.registry import Call, TaskFunction, check_registered
+from sitq.registry import Call, check_registered
 from sitq.serialization import Serializer, pack_arguments
 
-__all__ = ["Bound", "bound", "bound_calls", "new_ids", "new_tasks"]
+__all__ = ["checked_calls", "new_ids", "new_tasks"]
 
 R = TypeVar("R")
 
@@ -20,33 +20,15 @@ MAX_CALLS = 100_000
 """Calls that are stored at one go: more would hold the lock of the store for long."""
 
 
-class Bound(NamedTuple):
-    """A task function and its arguments, which fit."""
-
-    function: TaskFunction[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-def bound(function: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
-    """A call of a task function.
-
-    Raises:
-        NotRegistered: the function was not registered.
-        InvalidArguments: the arguments do not fit its signature.
-    """
-    registered = check_registered(function)
-    registered.check(args, kwargs)
-    return Bound(registered, args, kwargs)
-
-
-def bound_calls(calls: Iterable[Call[R]]) -> list[Bound]:
+def checked_calls(calls: Iterable[Call[R]]) -> list[Call[R]]:
     """The calls that were given to ``enqueue_many``.
 
     Raises:
         InvalidOption: something among them is not a call, or there are too many.
+        NotRegistered: a function was not registered.
+        InvalidArguments: arguments do not fit a signature.
     """
-    parts: list[Bound] = []
+    checked: list[Call[R]] = []
     if not isinstance(calls, Iterable):
         raise InvalidOption(f"enqueue_many takes a list of calls, not {shown(calls)}")
     for call in calls:
@@ -54,17 +36,18 @@ def bound_calls(calls: Iterable[Call[R]]) -> list[Bound]:
             raise InvalidOption(
                 f"enqueue_many takes calls such as fetch.call(...), not {type(call).__name__}"
             )
-        parts.append(bound(call.function, call.args, call.kwargs))
-        if len(parts) > MAX_CALLS:
+        check_registered(call.function).check(call.args, call.kwargs)
+        checked.append(call)
+        if len(checked) > MAX_CALLS:
             raise InvalidOption(
                 f"more than {MAX_CALLS} calls are too many for one transaction; "
                 "enqueue them in chunks"
             )
-    return parts
+    return checked
 
 
 def new_tasks(
-    calls: Sequence[Bound],
+    calls: Sequence[Call[Any]],
     serializer: Serializer,
     now: float,
     run_at: float | None = None,
@@ -85,21 +68,20 @@ def new_tasks(
     soonest = now if run_at is None else run_at
     ids = new_ids(now, len(calls))
     return [
-        _new_task(id, now, soonest, deadline, serializer, *call)
+        _new_task(call, id, now, soonest, deadline, serializer)
         for id, call in zip(ids, calls, strict=True)
     ]
 
 
 def _new_task(
+    call: Call[Any],
     id: bytes,
     now: float,
     run_at: float,
     deadline: float | None,
     serializer: Serializer,
-    function: TaskFunction[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
 ) -> NewTask:
+    function = call.function
     options = function.options
     if options.delay is not None:
         run_at = now + options.delay
@@ -118,7 +100,7 @@ def _new_task(
         options.call_timeout,
         deadline,
         None if options.call_retry is None else options.call_retry.dump(),
-        pack_arguments(serializer, args, kwargs, f"the arguments of {function.name}"),
+        pack_arguments(serializer, call.args, call.kwargs, f"the arguments of {function.name}"),
         now,
     )
 

@@ -22,7 +22,7 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_
 from anyio.abc import TaskGroup as LocalGroup
 
 from sitq.backends.base import Backend
-from sitq.calls import Bound, bound, bound_calls, new_tasks
+from sitq.calls import checked_calls, new_tasks
 from sitq.completed import Completed
 from sitq.context import Running, running_task, while_waiting
 from sitq.errors import DeadlinePassed, InvalidOption, LeaseLost, StoreError, TaskFailed, UsageError
@@ -31,7 +31,7 @@ from sitq.lease import Programs
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, NewTask, State, TaskRow
 from sitq.naming import class_name, shown
 from sitq.options import check_moment
-from sitq.registry import Call, TaskFunction
+from sitq.registry import Call, TaskFunction, check_registered
 from sitq.serialization import Serializer, max_bytes
 
 __all__ = ["INHERIT", "Deadline", "TaskGroup"]
@@ -168,7 +168,7 @@ class TaskGroup:
             LeaseLost: the task was given to another worker meanwhile.
             UsageError: the group is not open.
         """
-        [handle] = await self._store([bound(function, args, kwargs)])
+        [handle] = await self._store([check_registered(function).call(*args, **kwargs)])
         return handle
 
     async def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
@@ -177,7 +177,7 @@ class TaskGroup:
         Raises:
             InvalidOption: something among them is not a call, or there are too many.
         """
-        return await self._store(bound_calls(calls))
+        return await self._store(checked_calls(calls))
 
     def as_completed(self) -> Completed:
         """The children as they end, also those that have ended before.
@@ -220,7 +220,7 @@ class TaskGroup:
         left = anyio.current_effective_deadline() - anyio.current_time()
         return None if left == math.inf else self._backend.clock.time() + max(0.0, left)
 
-    async def _store(self, calls: Sequence[Bound]) -> list[TaskHandle[Any]]:
+    async def _store(self, calls: Sequence[Call[Any]]) -> list[TaskHandle[Any]]:
         group = self._check_open()
         # One step before its parent, so that trees are finished one after the other.
         run_at = None if self._run is None else math.nextafter(self._run.task.run_at, 0.0)
@@ -244,7 +244,7 @@ class TaskGroup:
             self._more.set()
         return [TaskHandle(id, self._backend, self._serializer) for id in ids]
 
-    def _take_names(self, calls: Sequence[Bound]) -> list[str]:
+    def _take_names(self, calls: Sequence[Call[Any]]) -> list[str]:
         """What tells each from the other children."""
         given = [call.function.options.child for call in calls]
         named = Counter(name for name in given if name is not None)

@@ -13,13 +13,12 @@ from anyio import CancelScope, CapacityLimiter, create_task_group, to_thread
 from sitq.backends.base import Backend, Heart
 from sitq.backends.loop import Loop
 from sitq.model import Group, NewGroup, WorkerRecord
+from sitq.options import LONGEST
 
-__all__ = ["Heartbeat", "Programs", "record"]
+__all__ = ["Heartbeat", "Programs", "record", "start_beats"]
 
 PROGRAM_LEASE = 15.0
 """Seconds after which the groups of a program that died are cancelled."""
-UNBEATEN_LEASE = 36_525 * 86_400.0
-"""Seconds of a lease that nothing renews: the store goes when the program goes."""
 
 
 def record(lease: float, queues: tuple[str, ...] | None, slots: int) -> WorkerRecord:
@@ -68,6 +67,18 @@ class Heartbeat:
             return self._heart.beat()
         except Exception:  # the next beat may succeed; the worker meets the error itself
             return True
+
+
+def start_beats(
+    backend: Backend, worker: int, lease: float, lost: Callable[[], object]
+) -> Heartbeat | None:
+    """Renew a lease from now on, three times as often as it takes; None where nothing renews it."""
+    heart = backend.heart(worker)
+    if heart is None:
+        return None
+    heartbeat = Heartbeat(heart, lease / 3, lost)
+    heartbeat.start()
+    return heartbeat
 
 
 class Programs:
@@ -128,16 +139,13 @@ class Programs:
         new = NewGroup(None, owner=self._lease, detach=detach, deadline=deadline)
         if self._lease is None:
             beaten = self._backend.heart(0) is not None
-            lease = PROGRAM_LEASE if beaten else UNBEATEN_LEASE
+            lease = PROGRAM_LEASE if beaten else LONGEST  # the store goes when the program goes
             new = new._replace(owner=record(lease, queues=(), slots=0))
         group = await self._backend.open_group(new)
         if self._lease is None:
             assert group.owner is not None
             self._lease = group.owner
-            heart = self._backend.heart(group.owner)
-            if heart is not None:
-                self._heartbeat = Heartbeat(heart, PROGRAM_LEASE / 3, _nothing)
-                self._heartbeat.start()
+            self._heartbeat = start_beats(self._backend, group.owner, PROGRAM_LEASE, _nothing)
         self._groups += 1
         return group
 

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
-from sitq.calls import Bound, bound, bound_calls, new_tasks
+from sitq.calls import checked_calls, new_tasks
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
 from sitq.group import INHERIT, Deadline, TaskGroup
 from sitq.handle import TaskHandle, to_result, to_task, to_tree, to_worker_status, wait_for_row
@@ -90,7 +90,7 @@ class TaskQueue:
             NotSerializable: an argument cannot be stored.
             StoreError: the store could not take it; nothing was stored.
         """
-        [handle] = await self._store([bound(function, args, kwargs)])
+        [handle] = await self._store([check_registered(function).call(*args, **kwargs)])
         return handle
 
     async def enqueue_many(self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
@@ -107,7 +107,7 @@ class TaskQueue:
             NotSerializable: an argument cannot be stored.
             StoreError: the store could not take them; nothing was stored.
         """
-        return await self._store(bound_calls(calls))
+        return await self._store(checked_calls(calls))
 
     async def get_result(
         self, task: TaskHandle[Any] | UUID | str, timeout: float | None = None
@@ -297,7 +297,7 @@ class TaskQueue:
             total += deleted
         return total
 
-    async def _store(self, calls: list[Bound]) -> list[TaskHandle[Any]]:
+    async def _store(self, calls: list[Call[Any]]) -> list[TaskHandle[Any]]:
         self._check_open()
         for call in calls:
             if call.function.options.child is not None:

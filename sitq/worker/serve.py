@@ -10,7 +10,7 @@ from anyio import create_task_group, get_cancelled_exc_class, to_thread
 
 from sitq.errors import StoreError, StoreUnavailable
 from sitq.failure import describe, summary
-from sitq.lease import Heartbeat
+from sitq.lease import Heartbeat, start_beats
 from sitq.worker.reserve import reserve, run_one
 from sitq.worker.run import Cause
 from sitq.worker.settle import settle, settle_all
@@ -31,7 +31,12 @@ HURRIED_LIMIT = 2.0
 
 async def serve(shift: Shift) -> None:
     """Reserve, run and settle until the worker is to stop, and leave nothing behind."""
-    heartbeat = _start_heartbeat(shift)
+    heartbeat = start_beats(
+        shift.backend,
+        shift.worker,
+        shift.options.lease,
+        lambda: shift.loop.call(shift.lose_lease),
+    )
     try:
         while not shift.is_stopping():
             await _serve_group(shift)
@@ -128,15 +133,6 @@ async def _settle_rest(shift: Shift) -> None:
             await settle_all(shift)
     if limit.cancelled_caught:
         shift.log(logging.ERROR, "could not settle: left to the lease", tasks=len(shift.held))
-
-
-def _start_heartbeat(shift: Shift) -> Heartbeat | None:
-    heart = shift.backend.heart(shift.worker)
-    if heart is None:
-        return None
-    heartbeat = Heartbeat(heart, shift.options.lease / 3, lambda: shift.loop.call(shift.lose_lease))
-    heartbeat.start()
-    return heartbeat
 
 
 async def _end_beats(shift: Shift, heartbeat: Heartbeat | None) -> None:

@@ -6,15 +6,14 @@ Each function is to run inside a transaction of its caller, except those that on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any
 
-from sitq.backends.sqlite.damage import condemn, shown
+from sitq.backends.sqlite.damage import shown
 from sitq.backends.sqlite.descent import cancel_trees
-from sitq.backends.sqlite.inserting import MOST_ROWS, put_big_arguments, row_of
-from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, padded_size, with_values
+from sitq.backends.sqlite.inserting import MOST_ROWS, insert_keyed, put_big_arguments, row_of
+from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, with_rows
 from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State, TaskRow
 
@@ -28,8 +27,6 @@ __all__ = [
     "tree",
 ]
 
-_COLUMNS = 15
-_ITEM = f"({', '.join('?' * _COLUMNS)})"
 _OVER = (NUMBERS[State.FAILED], NUMBERS[State.CANCELLED])
 _ENDED = (NUMBERS[State.SUCCEEDED], *_OVER)
 
@@ -220,31 +217,19 @@ def _insert_rows(
         else:
             _insert_many(connection, keyless)  # in turn: the order of enqueueing is a promise
             keyless.clear()
-            holder = _insert_keyed(connection, group, child.task.key, row)
+            holder = insert_keyed(connection, "insert_keyed_child", child.task, row)
             if holder is not None:
+                _check_is_child(connection, group, holder, child.task.key)
                 others[child.task.id] = holder
     _insert_many(connection, keyless)
     return others
 
 
-def _insert_many(connection: Connection, rows: Sequence[Iterable[Any]]) -> None:
+def _insert_many(connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
     for start in range(0, len(rows), MOST_ROWS):
-        some = rows[start : start + MOST_ROWS]
-        values = [*chain.from_iterable(some)]
-        values += [None] * (_COLUMNS * (padded_size(len(some)) - len(some)))
-        connection.execute(with_values("insert_children", _ITEM, len(some)), values)
+        connection.execute(*with_rows("insert_children", rows[start : start + MOST_ROWS]))
 
 
-def _insert_keyed(
-    connection: Connection, group: Group, key: str, row: Sequence[Any]
-) -> bytes | None:
-    """None, or the id of the child that holds the key."""
-    while connection.execute(SQL["insert_keyed_child"], row).rowcount != 1:
-        seq, id = connection.execute(SQL["key_holder"], (key,)).fetchone()
-        if id is None:
-            condemn(connection, [seq], row[-5])
-        elif connection.execute(SQL["is_child"], (group.id, id)).fetchone() is None:
-            raise KeyTaken(f"a live task that is not of this group holds the key {key!r}")
-        else:
-            return id
-    return None
+def _check_is_child(connection: Connection, group: Group, id: bytes, key: str) -> None:
+    if connection.execute(SQL["is_child"], (group.id, id)).fetchone() is None:
+        raise KeyTaken(f"a live task that is not of this group holds the key {key!r}")

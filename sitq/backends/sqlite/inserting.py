@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from sqlite3 import Connection, OperationalError
 from typing import Any, NamedTuple
 
 from sitq.backends.commit import Operation
 from sitq.backends.sqlite.connect import Database, NotPlain
 from sitq.backends.sqlite.damage import condemn
-from sitq.backends.sqlite.queries import ARGUMENTS, INLINE, SQL, padded_size, with_values
+from sitq.backends.sqlite.queries import ARGUMENTS, INLINE, SQL, with_rows
 from sitq.errors import StoreFull
 from sitq.model import NewTask
 
-__all__ = ["MOST_ROWS", "Insert", "insert", "insert_at_once", "put_big_arguments", "row_of"]
+__all__ = [
+    "MOST_ROWS",
+    "Insert",
+    "insert",
+    "insert_at_once",
+    "insert_keyed",
+    "put_big_arguments",
+    "row_of",
+]
 
 MOST_ROWS = 1_000
 """Of one statement: its values are bound one by one, and SQLite takes some 32,000."""
-_COLUMNS = len(NewTask._fields)
-_ITEM = f"({', '.join('?' * _COLUMNS)})"
 
 
 class Insert(NamedTuple):
@@ -71,11 +77,8 @@ def insert(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
 
 def _statement(tasks: Sequence[NewTask]) -> tuple[str, list[Any]]:
     """What stores tasks without keys, in their order, and its values."""
-    values = list(chain.from_iterable(map(row_of, tasks)))
-    if len(tasks) == 1:
-        return SQL["insert"], values
-    values += [None] * (_COLUMNS * (padded_size(len(tasks)) - len(tasks)))
-    return with_values("insert_many", _ITEM, len(tasks)), values
+    rows = [*map(row_of, tasks)]
+    return (SQL["insert"], [*rows[0]]) if len(rows) == 1 else with_rows("insert_many", rows)
 
 
 def _insert_rows(connection: Connection, tasks: Sequence[NewTask]) -> list[bytes]:
@@ -97,12 +100,19 @@ def row_of(task: NewTask) -> tuple[Any, ...]:
 
 
 def _insert_keyed(connection: Connection, task: NewTask) -> bytes:
-    while connection.execute(SQL["insert_keyed"], row_of(task)).rowcount != 1:
+    return insert_keyed(connection, "insert_keyed", task, row_of(task)) or task.id
+
+
+def insert_keyed(
+    connection: Connection, query: str, task: NewTask, row: Sequence[Any]
+) -> bytes | None:
+    """Store a task that has a key. None, or the id of the live task that holds it."""
+    while connection.execute(SQL[query], row).rowcount != 1:
         seq, id = connection.execute(SQL["key_holder"], (task.key,)).fetchone()
         if id is not None:
             return id
         condemn(connection, [seq], task.enqueued)  # nobody could ask for that one
-    return task.id
+    return None
 
 
 def _check_numbers(connection: Connection) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from sqlite3 import Connection
+from typing import Any
 
 from sitq.backends.sql import load_queries
 from sitq.errors import StoreUnusable
@@ -21,6 +23,7 @@ __all__ = [
     "number_ends",
     "padded",
     "padded_size",
+    "with_rows",
     "with_values",
 ]
 
@@ -66,6 +69,14 @@ def padded(seqs: Sequence[int]) -> list[int | None]:
 def with_values(name: str, item: str, count: int) -> str:
     """A query with places for so many values, and for some more."""
     return _sized(name, item, padded_size(count))
+
+
+def with_rows(name: str, rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """A query with places for these rows, and for some more; and the values for all of them."""
+    columns = len(rows[0])
+    values = [*chain.from_iterable(rows)]
+    values += [None] * (columns * (padded_size(len(rows)) - len(rows)))
+    return with_values(name, f"({', '.join('?' * columns)})", len(rows)), values
 
 
 @lru_cache(maxsize=256)

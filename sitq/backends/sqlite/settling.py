@@ -16,16 +16,12 @@ from sitq.backends.sqlite.queries import (
     SQL,
     VALUE,
     number_ends,
-    padded_size,
-    with_values,
+    with_rows,
 )
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, State
 
 __all__ = ["Settled", "settle"]
-
-COLUMNS = 12
-"""Values of one change in the query `settle`."""
 
 
 class Settled(NamedTuple):
@@ -88,13 +84,12 @@ def _settle(
         return set()
     ends = sum(change.state in TERMINAL for change in changes)
     counter = number_ends(connection, ends)
-    values: list[Any] = []
+    rows: list[tuple[Any, ...]] = []
     for change in changes:
         ended = change.state in TERMINAL
         counter += ended
-        values += _changed_row(change, counter if ended else None)
-    sql = with_values("settle", f"({', '.join('?' * COLUMNS)})", len(changes))
-    values += [None] * (COLUMNS * (padded_size(len(changes)) - len(changes)))
+        rows.append(_changed_row(change, counter if ended else None))
+    sql, values = with_rows("settle", rows)
     done = connection.execute(sql, (*values, is_sweep, now, worker, NUMBERS[state])).fetchall()
     made = set(done)  # a batch may hold an old run of a task beside its present one
     _put_big_ends(connection, [change for change in changes if change[:2] in made])
