@@ -28,7 +28,15 @@ FLOORS = [
     ["sitq.completed"],
     ["sitq.handle", "sitq.lease", "sitq.calls"],
     ["sitq.backends.sqlite", "sitq.backends.postgres"],
-    ["sitq.backends.commit", "sitq.backends.base", "sitq.backends.loop", "sitq.backends.sql"],
+    [
+        "sitq.backends.commit",
+        "sitq.backends.base",
+        "sitq.backends.lifetime",
+        "sitq.backends.loop",
+        "sitq.backends.pruning",
+        "sitq.backends.silence",
+        "sitq.backends.sql",
+    ],
     [
         "sitq.lifecycle",
         "sitq.registry",

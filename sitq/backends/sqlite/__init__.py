@@ -6,15 +6,17 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from sqlite3 import Connection
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from sitq.backends.base import ANY_SIZE, Filter, Heart, Pruned, Recovered, Sweep, Wanted
 from sitq.backends.commit import Operation
+from sitq.backends.lifetime import Lifetime
+from sitq.backends.pruning import prunable
+from sitq.backends.silence import Silences
 from sitq.backends.sqlite import groups, recovery, verbs
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.inserting import Insert
-from sitq.backends.sqlite.lifetime import Lifetime
-from sitq.backends.sqlite.opened import FileHeart
+from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.backends.sqlite.settling import Settled
 from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
@@ -41,7 +43,7 @@ __all__ = ["SQLiteBackend"]
 T = TypeVar("T")
 
 
-class SQLiteBackend(Lifetime):
+class SQLiteBackend(Lifetime[Opened]):
     """Stores tasks in one SQLite file, or in memory.
 
     It opens itself at its first use, and stays open then until the event loop ends or `close` is
@@ -74,9 +76,11 @@ class SQLiteBackend(Lifetime):
             raise InvalidOption(f"synchronous must be 'FULL' or 'NORMAL': {shown(synchronous)}")
         if text != ":memory:":
             text = os.path.realpath(text)  # a later change of folder is not to matter
-        super().__init__(Database(text, synchronous, check_seconds("busy_limit", busy_limit)))
+        database = Database(text, synchronous, check_seconds("busy_limit", busy_limit))
+        super().__init__(text, lambda loop: Opened.create(database, loop))
+        self._database = database
         self._clock = clock or Clock()
-        self._silent: defaultdict[int, dict[int, tuple[Any, int]]] = defaultdict(dict)
+        self._silences: defaultdict[int, Silences] = defaultdict(Silences)
 
     @property
     def clock(self) -> Clock:
@@ -114,7 +118,7 @@ class SQLiteBackend(Lifetime):
         return await self._write(enter)
 
     async def dismiss(self, worker: int) -> None:
-        self._silent.pop(worker, None)
+        self._silences.pop(worker, None)
         await self._write(
             lambda connection: connection.execute(verbs.SQL["dismiss"], (worker,)) and None
         )
@@ -194,9 +198,9 @@ class SQLiteBackend(Lifetime):
 
         def sweep(connection: Connection) -> Recovered:
             now, monotonic = self._clock.time(), self._clock.monotonic()
-            silent = self._silent[worker]
+            silences = self._silences[worker]
             return recovery.recover(
-                connection, worker, now, monotonic, rules, strangers, asked, silent
+                connection, worker, now, monotonic, rules, strangers, asked, silences
             )
 
         def swept(found: Recovered) -> None:
@@ -228,9 +232,8 @@ class SQLiteBackend(Lifetime):
     async def prune(
         self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0
     ) -> Pruned:
-        ends, last = await self._read(
-            lambda c: verbs.prunable(c, wanted, ended_before, limit, after)
-        )
+        looked_at = await self._read(lambda c: verbs.ends(c, wanted, after))
+        ends, last = prunable(looked_at, ended_before, limit, after)
         # Found on the reader, so that the lock is held for the deletion alone.
         deleted = await self._write(lambda c: verbs.prune(c, ends)) if ends else 0
         return Pruned(deleted, last)
@@ -302,6 +305,16 @@ class SQLiteBackend(Lifetime):
         opened = await self._ready()
         with opened.interest():
             await opened.work.passed(token)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """A rare write: everybody is told, since it may concern anybody."""
+        opened = await self._ready()
+        operation = Operation(work, deliver=lambda _: opened.foreign_change())
+        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
+
+    async def _read(self, look: Callable[[Connection], T]) -> T:
+        opened = await self._ready()
+        return await opened.reader.run(lambda c: self._database.read(c, look))
 
 
 def _checked(path: object) -> str:

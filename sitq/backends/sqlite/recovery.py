@@ -1,12 +1,4 @@
-"""Takes back what dead workers hold, and fails what can never run.
-
-A worker whose beat is older than two thirds of its lease becomes a suspect; a suspect that has not
-beaten for another third is dead. A beat clears the mark, so a stall of the store, which delays all
-beats alike, makes nobody look dead: after it everybody beats before the mark is old enough. And a
-late sweep, one that had to wait itself, takes nobody, for the others may have waited as well: the
-time of each suspect begins anew. But where the store is slow for good every sweep is late: whoever
-stays silent through several of them had as many chances to beat, and is dead.
-"""
+"""Takes back what dead workers hold, and fails what can never run."""
 
 from __future__ import annotations
 
@@ -19,6 +11,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from sitq.backends.base import Recovered, Sweep
+from sitq.backends.silence import Silences, Verdict, Watched
 from sitq.backends.sqlite import groups
 from sitq.backends.sqlite.damage import condemn, is_sound, mended
 from sitq.backends.sqlite.queries import SQL
@@ -28,8 +21,6 @@ from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
 _WORKER = ("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck")
 """In the order of the query `workers`, after the id."""
-LATE_SWEEPS = 6
-"""Through so many late sweeps of one worker in a row nobody alive stays silent."""
 CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
 
@@ -104,15 +95,14 @@ def recover(
     rules: Sweep,
     strangers: Sequence[int],
     asked: float,
-    silent: dict[int, tuple[Any, int]],
+    silences: Silences,
 ) -> Recovered:
     """One sweep: beat, take the dead, suspect the silent, fail what can never run.
 
     Args:
         strangers: what `find_unknown` found.
         asked: when the worker asked for the sweep, by the monotonic clock.
-        silent: kept between the sweeps of the worker: through how many late ones another was silent
-            since a certain beat.
+        silences: kept between the sweeps of the worker.
     """
     boot = boot_id()
     held = beat(connection, worker, boot, monotonic)
@@ -120,7 +110,7 @@ def recover(
     crashes: list[Change] = []
     ended: list[Change] = []
     bereaved = False
-    for dead in _dead(connection, worker, boot, monotonic, monotonic - asked, silent):
+    for dead in _dead(connection, worker, boot, monotonic, monotonic - asked, silences):
         taken, damaged = _take(connection, dead, now, rules.crash_limit)
         crashes += taken
         ended += damaged
@@ -143,34 +133,24 @@ def _dead(
     boot: str,
     monotonic: float,
     waited: float,
-    silent: dict[int, tuple[Any, int]],
+    silences: Silences,
 ) -> list[Any]:
     """Whose tasks are to be taken: dead workers, and what is no worker at all."""
     dead = [row[0] for row in connection.execute(SQL["owners_without_lease"])]
-    for other, lease, its_boot, its_beat, suspect, marked in connection.execute(
+    for other, lease, its_boot, beat, suspect, marked in connection.execute(
         SQL["others"], (worker,)
     ).fetchall():
-        if not (type(lease) is type(its_beat) is float and lease > 0):
+        if not (type(lease) is type(beat) is float and lease > 0):
             dead.append(other)  # a stranger wrote that
             continue
-        comparable = its_boot == boot and its_beat <= monotonic
-        is_suspect = type(suspect) is float and marked == boot and suspect <= monotonic
-        if is_suspect and waited < lease / 6:
-            if monotonic - suspect >= (lease / 3 if comparable else lease):
-                dead.append(other)
-        elif is_suspect and _late_sweeps(silent, other, its_beat) >= LATE_SWEEPS:
+        since = suspect if type(suspect) is float and marked == boot else None
+        watched = Watched(other, lease, beat, its_boot == boot, since)
+        verdict = silences.judge(watched, monotonic, waited)
+        if verdict is Verdict.DEAD:
             dead.append(other)
-        elif not comparable or monotonic - its_beat >= lease * 2 / 3:
+        elif verdict is Verdict.SUSPECT:
             connection.execute(SQL["suspect"], (monotonic, boot, other))
     return dead
-
-
-def _late_sweeps(silent: dict[int, tuple[Any, int]], other: int, beat: float) -> int:
-    """Through how many late sweeps, this one counted, the other has been silent."""
-    before, number = silent.get(other, (beat, 0))
-    number = number + 1 if before == beat else 1
-    silent[other] = beat, number
-    return number
 
 
 def _take(

@@ -10,6 +10,7 @@ from sqlite3 import SQLITE_CONSTRAINT_UNIQUE, Connection, IntegrityError
 from typing import Any
 
 from sitq.backends.base import Filter, Wanted
+from sitq.backends.pruning import most_ends
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
 from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import (
@@ -25,12 +26,8 @@ from sitq.backends.sqlite.queries import (
 from sitq.errors import KeyTaken, WrongState
 from sitq.model import Change, Reservation, State, TaskRow
 
-MOST_ENDS = 5_000
-"""Ended tasks that one look for prunable ones takes in."""
 MOST_MERGED = 100
 """Queues that one statement looks into; SQLite takes 500."""
-MAX_YOUNG = 100
-"""Rows too young to be deleted after which no older ones are looked for: clocks may have jumped."""
 
 
 def is_ready(connection: Connection, wanted: Wanted, now: float) -> bool:
@@ -194,28 +191,15 @@ def counts(connection: Connection, queue: str | None) -> dict[State, int]:
     return found
 
 
-def prunable(
-    connection: Connection, wanted: Filter, ended_before: float, limit: int, after: int
-) -> tuple[list[tuple[int, Any]], int | None]:
-    """Ended tasks that may be deleted, each with the number of its end, in the order of these.
-
-    Returns them, and the number of the last end that was looked at; None if there are no more.
-    """
-    found: list[tuple[int, Any]] = []
-    young = 0
-    last = after
-    looked_at = connection.execute(SQL["ends"], (*_filter(wanted), after, MOST_ENDS)).fetchall()
-    for seq, change, ended, fits in looked_at:
-        if len(found) == limit:
-            return found, last
-        if type(ended) is float and ended_before < ended <= LATEST:
-            young += 1
-        elif fits:
-            found.append((seq, change))
-        if young > MAX_YOUNG:
-            return found, None
-        last = change if type(change) is int else last
-    return found, last if len(looked_at) == MOST_ENDS and last > after else None
+def ends(
+    connection: Connection, wanted: Filter, after: int
+) -> list[tuple[int, Any, float | None, Any]]:
+    """Ended tasks behind a number: for `sitq.backends.pruning.prunable`."""
+    rows = connection.execute(SQL["ends"], (*_filter(wanted), after, most_ends()))
+    return [
+        (seq, change, ended if type(ended) is float and ended <= LATEST else None, fits)
+        for seq, change, ended, fits in rows
+    ]
 
 
 def prune(connection: Connection, ends: Sequence[tuple[int, Any]]) -> int:

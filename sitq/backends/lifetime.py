@@ -1,43 +1,65 @@
-"""Opens and closes a database: at its first use or by who enters it, in one loop at a time."""
+"""Opens and closes a store: at its first use or by who enters it, in one loop at a time."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
-from sqlite3 import Connection
-from typing import Self, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
-from sitq.backends.commit import Operation
 from sitq.backends.loop import Loop
-from sitq.backends.sqlite.connect import Database
-from sitq.backends.sqlite.opened import Opened
 from sitq.errors import NotOpen
 
-__all__ = ["Lifetime"]
-
-T = TypeVar("T")
+__all__ = ["Lifetime", "Opening"]
 
 
-class Lifetime:
-    """What is open of a database, and for how long."""
+class Opening(Protocol):
+    """Everything that exists while a store is open in one event loop."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._opened: Opened | None = None
+    pid: int
+    """The process that opened it."""
+
+    def is_here(self) -> bool:
+        """Whether its event loop is the one that runs here."""
+        ...
+
+    async def close(self) -> None:
+        """Do what was submitted, then end everything."""
+        ...
+
+    def abandon(self) -> None:
+        """Let everything end, without waiting for that."""
+        ...
+
+
+S = TypeVar("S", bound=Opening)
+
+
+class Lifetime(Generic[S]):
+    """What is open of a store, and for how long.
+
+    Args:
+        where: names it in messages.
+        create: opens it in a loop.
+    """
+
+    def __init__(self, where: str, create: Callable[[Loop], Awaitable[S]]) -> None:
+        self._where = where
+        self._create = create
+        self._opened: S | None = None
         self._users = 0
         self._closed = False
         self._opening: anyio.Lock | None = None
         self._loop: Loop | None = None
-        self._finalizer: weakref.finalize[[], Lifetime] | None = None
+        self._finalizer: weakref.finalize[[], Any] | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._database.path!r})"
+        return f"{type(self).__name__}({self._where!r})"
 
     async def open(self) -> None:
-        """Open the file; counted, so that each `open` needs its `close`."""
+        """Open the store; counted, so that each `open` needs its `close`."""
         self._join_loop()
         self._users += 1
         was_closed, self._closed = self._closed, False
@@ -49,7 +71,7 @@ class Lifetime:
             raise
 
     async def close(self) -> None:
-        """Close the file when every `open` has its `close`. Whoever waits gets `NotOpen`.
+        """Close the store when every `open` has its `close`. Whoever waits gets `NotOpen`.
 
         A backend that opened itself at its first use counts as opened once more.
         """
@@ -69,17 +91,7 @@ class Lifetime:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        """A rare write: everybody is told, since it may concern anybody."""
-        opened = await self._ready()
-        operation = Operation(work, deliver=lambda _: opened.foreign_change())
-        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
-
-    async def _read(self, look: Callable[[Connection], T]) -> T:
-        opened = await self._ready()
-        return await opened.reader.run(lambda c: self._database.read(c, look))
-
-    async def _ready(self) -> Opened:
+    async def _ready(self) -> S:
         """What is open in this event loop; opened now if need be."""
         opened = self._opened
         if opened is not None and opened.pid == os.getpid() and opened.is_here():
@@ -95,7 +107,7 @@ class Lifetime:
     async def _open_now(self) -> None:
         self._check_not_closed()
         opens_itself = self._users == 0
-        opened = await Opened.create(self._database, self._loop or Loop())
+        opened = await self._create(self._loop or Loop())
         if self._closed:  # meanwhile
             await opened.close()
             self._check_not_closed()
