@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 
+from sitq.clock import to_microsecond
 from sitq.errors import InvalidOption
 from sitq.model import NewTask
 from sitq.naming import shown
@@ -84,11 +85,11 @@ def _new_task(
     function = call.function
     options = function.options
     if options.delay is not None:
-        run_at = now + options.delay
+        run_at = to_microsecond(now + options.delay)
     elif options.run_at is not None:
-        run_at = options.run_at.timestamp()
+        run_at = to_microsecond(options.run_at.timestamp())
     if options.deadline is not None:
-        its_own = options.deadline.timestamp()
+        its_own = to_microsecond(options.deadline.timestamp())
         deadline = its_own if deadline is None else min(its_own, deadline)
     return NewTask(
         id,

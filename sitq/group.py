@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup as LocalGroup
 
 from sitq.backends.base import Backend
 from sitq.calls import checked_calls, new_tasks
+from sitq.clock import step_before, to_microsecond
 from sitq.completed import Completed
 from sitq.context import Running, running_task, while_waiting
 from sitq.errors import DeadlinePassed, InvalidOption, LeaseLost, StoreError, TaskFailed, UsageError
@@ -201,30 +202,36 @@ class TaskGroup:
         run = running_task.get()
         if run is None or run.place != self._backend.place:
             self._programs = self._find_programs()
-            return await self._programs.open_group(self._its_deadline(), detach=self._detach)
+            deadline = await self._its_deadline()
+            return await self._programs.open_group(deadline, detach=self._detach)
         if self._detach:
             raise InvalidOption("detach is for programs: the group of a task lives as long as that")
         self._run = run
         task = run.task
         ordinal = run.next_group()
-        new = NewGroup(task.seq, task.fence, task.epoch, ordinal, deadline=self._its_deadline())
         try:
+            deadline = await self._its_deadline()
+            new = NewGroup(task.seq, task.fence, task.epoch, ordinal, deadline=deadline)
             return await self._backend.open_group(new)
         except Exception:
             run.forget_group(ordinal)
             raise
 
-    def _its_deadline(self) -> float | None:
+    async def _its_deadline(self) -> float | None:
         if self._deadline is not INHERIT:
             return None if self._deadline == math.inf else self._deadline
-        left = anyio.current_effective_deadline() - anyio.current_time()
-        return None if left == math.inf else self._backend.clock.time() + max(0.0, left)
+        until = anyio.current_effective_deadline()
+        if until == math.inf:
+            return None
+        now = await self._backend.now()
+        return to_microsecond(now + max(0.0, until - anyio.current_time()))
 
     async def _store(self, calls: Sequence[Call[Any]]) -> list[TaskHandle[Any]]:
-        group = self._check_open()
+        self._check_open()
+        now = await self._backend.now()
+        group = self._check_open()  # still
         # One step before its parent, so that trees are finished one after the other.
-        run_at = None if self._run is None else math.nextafter(self._run.task.run_at, 0.0)
-        now = self._backend.clock.time()
+        run_at = None if self._run is None else step_before(self._run.task.run_at)
         tasks = new_tasks(calls, self._serializer, now, run_at, group.deadline)
         before, names = self._children, self._take_names(calls)
         after = self._children
@@ -379,7 +386,7 @@ def _checked(deadline: Deadline) -> float | Literal[_Inherit.INHERIT]:
         return cast("Any", deadline)
     if isinstance(deadline, float):
         raise InvalidOption(f"deadline is a datetime with a time zone, or math.inf: {deadline!r}")
-    return check_moment("deadline", deadline).timestamp()
+    return to_microsecond(check_moment("deadline", deadline).timestamp())
 
 
 def _digest(task: NewTask) -> bytes:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from random import Random
 from types import MappingProxyType
 
+from sitq.clock import to_microsecond
 from sitq.errors import DeadlinePassed, UnknownTask, WorkerLost, WrongState
 from sitq.failure import describe, pack_error
 from sitq.model import Change, Outcome, OutcomeKind, Reservation, State
@@ -172,7 +173,8 @@ def _released(task: Reservation, outcome: Outcome, now: float) -> Change:
     since = now if task.unknown_since is None else task.unknown_since
     shortest, longest = UNKNOWN_BACKOFF
     delay = min(max(now - since, shortest), longest)
-    return _change(task, Event.RELEASE, run_at=now + delay, unknown_since=since)
+    run_at = to_microsecond(now + delay)
+    return _change(task, Event.RELEASE, run_at=run_at, unknown_since=since)
 
 
 def _failed(
@@ -184,7 +186,7 @@ def _failed(
         return _change(task, Event.FAIL, attempts=attempts, error=outcome.error)
     if cancelled:
         return _change(task, Event.CANCEL, attempts=attempts, error=outcome.error)
-    run_at = now + retry.delay(attempts, rng)
+    run_at = to_microsecond(now + retry.delay(attempts, rng))
     if task.deadline is not None and run_at >= task.deadline:
         return _change(task, Event.FAIL, attempts=attempts, error=outcome.error)
     return _change(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
 from sitq.calls import checked_calls, new_tasks
+from sitq.clock import to_microsecond
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
 from sitq.group import INHERIT, Deadline, TaskGroup
 from sitq.handle import TaskHandle, to_result, to_task, to_tree, to_worker_status, wait_for_row
@@ -287,7 +288,8 @@ class TaskQueue:
         wanted = _filter(state, queue, name)
         if wanted.state is not None and wanted.state not in TERMINAL:
             raise InvalidOption(f"only tasks that have ended can be purged: {state!r}")
-        before = self._backend.clock.time() - check_seconds("older_than", older_than)
+        age = check_seconds("older_than", older_than)
+        before = to_microsecond(await self._backend.now() - age)
         total = 0
         last: int | None = 0
         while last is not None:
@@ -302,7 +304,7 @@ class TaskQueue:
         for call in calls:
             if call.function.options.child is not None:
                 raise InvalidOption("child names a task of a group; enqueue it in one")
-        tasks = new_tasks(calls, self._serializer, self._backend.clock.time())
+        tasks = new_tasks(calls, self._serializer, await self._backend.now())
         stored = await self._backend.insert(tasks)
         return [TaskHandle(id, self._backend, self._serializer) for id in stored]
 

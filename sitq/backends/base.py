@@ -144,6 +144,9 @@ class Changes:
 class Backend(Protocol):
     """A store of tasks. Every verb is one transaction: all of it happens, or none.
 
+    Every wall-clock time that goes in or comes out is the nearest double to a whole number of
+    microseconds, see `sitq.clock.to_microsecond`, and comes back as it went in.
+
     Errors of every verb: `sitq.errors.StoreUnavailable` when the same call may succeed later,
     `sitq.errors.StoreUnusable` when somebody must act, `sitq.errors.NotOpen` when the backend was
     closed or is in use in another event loop or process.
@@ -151,7 +154,7 @@ class Backend(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The store's clock."""
+        """The store's clock, for who cannot wait: see `now`."""
         ...
 
     @property
@@ -170,6 +173,13 @@ class Backend(Protocol):
     async def __aenter__(self) -> Backend: ...
 
     async def __aexit__(self, *exc_info: object) -> None: ...
+
+    async def now(self) -> float:
+        """The store's wall clock, in seconds since 1970-01-01 UTC.
+
+        Opens the store where its clock is elsewhere.
+        """
+        ...
 
     async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
         """Store all of these tasks or none.

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from sitq.backends.base import Backend, Filter
+from sitq.clock import to_microsecond
 from sitq.errors import KeyTaken, WrongState
 from sitq.model import NewTask, State
 from sitq.testing.door import PATIENCE
@@ -126,7 +127,7 @@ class CallerRules(Stage):
 
     @rule(wanted=filters, age=st.sampled_from((0.0, 0.0, 0.5, 5.0, -1.0)), limit=st.integers(1, 9))
     def prune(self, wanted: Filter, age: float, limit: int) -> None:
-        before = self.now - age
+        before = to_microsecond(self.now - age)
         may, must = self.model.prunable(wanted, before)
         pruned = self.door(lambda backend: backend.prune(wanted, ended_before=before, limit=limit))
         assert min(limit, must) <= pruned.deleted <= limit

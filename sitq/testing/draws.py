@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from sitq.backends.base import Filter
+from sitq.clock import to_microsecond
 from sitq.model import NewTask, Outcome, OutcomeKind, State
 from sitq.retry import Retry
 
@@ -64,10 +65,10 @@ class Draft:
             name=self.name,
             queue=self.queue,
             priority=self.priority,
-            run_at=now + self.delay,
+            run_at=to_microsecond(now + self.delay),
             key=self.key,
             timeout=self.timeout,
-            deadline=None if self.patience is None else now + self.patience,
+            deadline=None if self.patience is None else to_microsecond(now + self.patience),
             retry=Retry(attempts=7).dump() if self.has_retry else None,
             arguments=BODIES[self.body],
             enqueued=now,

@@ -10,6 +10,7 @@ from collections import Counter
 
 from hypothesis.stateful import invariant
 
+from sitq.clock import to_microsecond
 from sitq.model import State
 from sitq.testing.callers import CallerRules
 from sitq.testing.door import PATIENCE
@@ -69,6 +70,7 @@ class QueueMachine(CallerRules, WorkerRules, FamilyRules):
         suspects = Counter(task.worker for task in tasks if task.crashes and task.worker)
         assert all(number == 1 for number in suspects.values()), "a worker holds two suspects"
         for task in tasks:
+            assert task.run_at == to_microsecond(task.run_at)
             assert task.attempts <= self.retry.attempts
             assert task.crashes <= self.crash_limit
             assert (task.state is State.RUNNING) == (task.worker is not None)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sitq import lifecycle
 from sitq.backends.base import Filter, Recovered, Sweep, Wanted
+from sitq.clock import to_microsecond
 from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch, WrongState
 from sitq.lifecycle import TERMINAL, TRANSITIONS
 from sitq.model import Change, Group, NewChild, NewTask, Reservation, State
@@ -112,7 +113,7 @@ class Model:
         crashed = [change for other in dead for change in self._take(other, rules, now)]
         self._mark(rules, now)
         expired = self._fail(lifecycle.expired, lambda task: task.is_over(now), now)
-        bound = now - rules.unknown_after
+        bound = to_microsecond(now - rules.unknown_after)
         forgotten = self._fail(
             lifecycle.forgotten,
             lambda task: task.unknown_since is not None and task.unknown_since <= bound,

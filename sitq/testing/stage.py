@@ -43,7 +43,8 @@ class Stage(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock: ManualClock = ManualClock()
+        # At a microsecond that no double is equal to: a store is to give back what it was given.
+        self.clock: ManualClock = ManualClock(1_700_000_000.123457)
         self.model: Model = Model()
         self.workers: list[int] = []
         """Workers that live, as far as they know."""

@@ -105,9 +105,8 @@ def _start(shift: Shift, runs: TaskGroup, runner: Runner, run: Run, slot: Slot) 
 async def run_one(shift: Shift, run: Run, slot: Slot) -> None:
     """Run one task and give its slot back."""
     run.slot = slot
-    now = shift.backend.clock.time()
     try:
-        await perform(run, shift.serializer, shift.threads, now)
+        await perform(run, shift.serializer, shift.threads, shift.now)
     finally:
         shift.running -= 1
         slot.end()
@@ -122,7 +121,7 @@ async def _wait(shift: Shift, token: int, due: float | None) -> None:
     """Wait for a change, the end of a suspect, the next due time, the fallback interval."""
     pause = shift.options.poll_interval
     if due is not None:
-        pause = min(pause, max(0.0, due - shift.backend.clock.time()))
+        pause = min(pause, max(0.0, due - await shift.now()))
     with anyio.move_on_after(pause) as shift.waiting:
         try:
             await shift.backend.changed(token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext, suppress
 from enum import StrEnum
 from functools import partial
@@ -229,7 +229,7 @@ async def perform(
     run: Run,
     serializer: Serializer,
     threads: CapacityLimiter,
-    now: float,
+    now: Callable[[], Awaitable[float]],
 ) -> None:
     """Call the function of a run, and put the outcome into ``run.outcome``.
 
@@ -237,11 +237,12 @@ async def perform(
         run: the task to run.
         serializer: unpacks the arguments and packs the result.
         threads: the limiter of the threads that sync functions run in.
-        now: the wall clock, in seconds.
+        now: reads the wall clock of the store, in seconds.
     """
     outcome: Outcome | None = None
     try:
-        limit = _limit(run, now)
+        # Most tasks have no deadline, and nothing to ask.
+        limit = _limit(run, 0.0 if run.task.deadline is None else await now())
         with (
             _NO_LIMIT if limit == math.inf else CancelScope(deadline=limit) as run.limit,
             run.guard,

@@ -73,7 +73,7 @@ async def _settle_batch(shift: Shift, batch: list[Run]) -> None:
 
 async def _apply(shift: Shift, batch: list[Run], *, cancel_requested: bool) -> list[Run]:
     """Settle these runs. Returns those that were refused."""
-    now = shift.backend.clock.time()
+    now = await shift.backend.now()
     decided: dict[int, tuple[Run, Change]] = {}
     for run in batch:
         assert run.outcome is not None

@@ -15,6 +15,7 @@ from anyio import CancelScope, CapacityLimiter
 
 from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
+from sitq.errors import StoreError
 from sitq.lease import record
 from sitq.model import Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.registry import Registry
@@ -163,6 +164,13 @@ class Shift:
             del self.held[run.task.seq]
         if run.task.crashes and self.waiting is not None:
             self.waiting.cancel()  # another suspect may come now
+
+    async def now(self) -> float:
+        """The store's wall clock, or what is known of it here while the store cannot be asked."""
+        try:
+            return await self.backend.now()
+        except StoreError:
+            return self.backend.clock.time()
 
     @property
     def place(self) -> str:

@@ -7,6 +7,7 @@ import logging
 import anyio
 
 from sitq.backends.base import Filter, Sweep
+from sitq.clock import to_microsecond
 from sitq.errors import StoreUnavailable
 from sitq.worker.run import Cause
 from sitq.worker.shift import Shift
@@ -84,7 +85,7 @@ async def _recover(shift: Shift) -> None:
 
 
 async def _prune(shift: Shift, retention: float) -> None:
-    before = shift.backend.clock.time() - retention
+    before = to_microsecond(await shift.backend.now() - retention)
     last: int | None = 0
     while last is not None:
         _, last = await shift.backend.prune(

@@ -37,6 +37,30 @@ async def sweep(backend, worker):
     return await backend.recover(worker, Sweep(2, 60.0))
 
 
+async def test_it_tells_the_time(backend, clock):
+    assert await backend.now() == clock.time()
+    clock.advance(0.1)
+    assert await backend.now() == clock.time()
+
+
+@pytest.mark.parametrize("at", [0.0, 1e-6, 1_699_999_999.123457, 4_294_967_296.000003, 6.3e9])
+async def test_times_come_back_as_they_went_in(backend, new, record, clock, at):
+    task = new(run_at=at, enqueued=at, deadline=6_310_000_000.000007)
+    await backend.insert([task])
+    worker = await backend.hire(record)
+    clock.jump(max(0.0, at - clock.time()))
+    [got] = await take(backend, worker)
+    assert (got.run_at, got.enqueued, got.deadline) == (at, at, task.deadline)
+    settled = decide(backend, got, OutcomeKind.RELEASED, unknown=True)
+    await backend.settle(worker, [settled])
+    row = await backend.get(task.id)
+    assert (row.run_at, row.enqueued) == (settled.run_at, at)
+    assert (row.started, row.deadline) == (clock.time(), task.deadline)
+    clock.jump(settled.run_at - clock.time())
+    [again] = await take(backend, worker)
+    assert again.unknown_since == settled.unknown_since
+
+
 async def test_insert_is_all_or_none(backend, new):
     task = new()
     with pytest.raises(Exception, match="UNIQUE"):

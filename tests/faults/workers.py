@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from sitq import Clock, Registry, SQLiteBackend, Worker
+from sitq.clock import to_microsecond
 
 registry = Registry()
 going: list[anyio.Event] = []
@@ -26,7 +27,7 @@ class MovedClock(Clock):
         self.moved = 0.0
 
     def time(self) -> float:
-        return super().time() + self.moved
+        return to_microsecond(super().time() + self.moved)
 
 
 @registry.task(name="waits")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sitq.clock import to_microsecond
 from sitq.errors import WrongState
 from sitq.failure import unpack_error
 from sitq.lifecycle import (
@@ -266,6 +267,15 @@ def test_every_end_of_a_run_is_in_the_table(
     assert not grown or (change.attempts == task.attempts + 1 and change.state is State.PENDING)
     if change.state is State.PENDING and task.deadline is not None and grown:
         assert change.run_at < task.deadline
+
+
+@given(reservations, policies, outcomes, st.floats(0, 2e9), st.integers())
+def test_what_is_computed_is_a_whole_number_of_microseconds(
+    task: Reservation, retry: Retry, outcome: Outcome, now: float, seed: int
+) -> None:
+    change = settle(task, retry, outcome, to_microsecond(now), Random(seed))
+    if change is not None and change.run_at != task.run_at:
+        assert change.run_at == to_microsecond(change.run_at)
 
 
 @given(reservations, st.integers(1, 100), st.booleans())

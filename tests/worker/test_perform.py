@@ -41,6 +41,10 @@ class Host:
         raise AssertionError("nothing waits here")
 
 
+async def no_time() -> float:
+    raise AssertionError("it has no deadline")
+
+
 async def test_a_group_that_ends_during_a_timeout_gives_back() -> None:
     unwinding[:] = [anyio.Event()]
     arguments = pack_arguments(default_serializer, (), {}, "nothing")
@@ -67,7 +71,7 @@ async def test_a_group_that_ends_during_a_timeout_gives_back() -> None:
     threads = CapacityLimiter(math.inf)
     async with anyio.create_task_group() as group:
         host.is_closing = lambda: group.cancel_scope.cancel_called
-        run.handle = group.create_task(perform(run, default_serializer, threads, 0.0))
+        run.handle = group.create_task(perform(run, default_serializer, threads, no_time))
         with anyio.fail_after(5):
             while not run.timed_out():
                 await anyio.sleep(0.001)

@@ -93,6 +93,9 @@ class SQLiteBackend(Lifetime[Opened]):
         path = self._database.path
         return f"memory:{id(self)}" if self._database.in_memory else f"sqlite:{path}"
 
+    async def now(self) -> float:
+        return self._clock.time()
+
     async def insert(self, tasks: Sequence[NewTask]) -> list[bytes]:
         if not tasks:
             return []

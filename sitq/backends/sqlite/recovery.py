@@ -16,6 +16,7 @@ from sitq.backends.sqlite import groups
 from sitq.backends.sqlite.damage import condemn, is_sound, mended
 from sitq.backends.sqlite.queries import SQL
 from sitq.backends.sqlite.settling import settle
+from sitq.clock import to_microsecond
 from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
@@ -119,7 +120,8 @@ def recover(
     connection.executemany(SQL["mark_unknown"], [(now, seq) for seq in strangers])
     connection.execute(SQL["clear_known"], (json.dumps(rules.known), _queues(rules)))
     ended += _fail_all(connection, "expired", now, expired, now)
-    ended += _fail_all(connection, "forgotten", now - rules.unknown_after, forgotten, now)
+    bound = to_microsecond(now - rules.unknown_after)
+    ended += _fail_all(connection, "forgotten", bound, forgotten, now)
     return Recovered(held, crashes, ended, bereaved)
 
 

@@ -16,6 +16,7 @@ import sitq.worker
 from sitq import Clock
 from sitq.backends.sqlite import opened
 from sitq.backends.sqlite.driver import Driver
+from sitq.clock import to_microsecond
 from sitq.worker.shift import Shift
 
 from . import journal
@@ -33,7 +34,7 @@ class LoopClock(Clock):
         self.jumped = 0.0
 
     def time(self) -> float:
-        return EPOCH + self.jumped + trio.current_time()
+        return to_microsecond(EPOCH + self.jumped + trio.current_time())
 
     def monotonic(self) -> float:
         return trio.current_time()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from sitq import Result, State
+from sitq.clock import MICROSECOND
 from sitq.lifecycle import TERMINAL, TRANSITIONS
 from sitq.model import TaskRow
 
@@ -236,7 +237,8 @@ class _Verdict:
                     self._demand(id in self._stored, id.hex(), "an acknowledged task was lost")
             self._demand(line.settled <= self._ended_by, line.name, "settled what was not its own")
             for delay in line.delays:
-                self._demand(POLICY.base <= delay <= POLICY.cap, delay, "a retry's delay")
+                within = POLICY.base - MICROSECOND <= delay <= POLICY.cap + MICROSECOND
+                self._demand(within, delay, "a retry's delay")
         self._demand(self._world.runs.keys() <= self._reserved, "", "something ran unreserved")
         self._heard(self._world.answers)
 
