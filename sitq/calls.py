@@ -13,7 +13,7 @@ from sitq.naming import shown
 from sitq.registry import Call, check_registered
 from sitq.serialization import Serializer, pack_arguments
 
-__all__ = ["checked_calls", "new_ids", "new_tasks"]
+__all__ = ["checked_calls", "common_connection", "new_ids", "new_tasks"]
 
 R = TypeVar("R")
 
@@ -45,6 +45,22 @@ def checked_calls(calls: Iterable[Call[R]]) -> list[Call[R]]:
                 "enqueue them in chunks"
             )
     return checked
+
+
+def common_connection(calls: Sequence[Call[Any]]) -> object | None:
+    """The connection through which these calls are stored; None for the store's own.
+
+    Raises:
+        InvalidOption: they do not all have the same.
+    """
+    first = calls[0].function.options.connection if calls else None
+    for call in calls:
+        if call.function.options.connection is not first:
+            raise InvalidOption(
+                "calls that are enqueued together are stored through one connection: give all of "
+                "them the same, or none"
+            )
+    return first
 
 
 def new_tasks(

@@ -71,7 +71,10 @@ class NotRegistered(UsageError):
 
 
 class NotOpen(UsageError):
-    """A backend or queue was used after its end, from another event loop, or after a fork."""
+    """A backend or queue was used after its end, from another event loop, or after a fork.
+
+    Or with a ``connection``, before it was opened.
+    """
 
 
 class WrongState(UsageError):

@@ -22,7 +22,7 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class, move_
 from anyio.abc import TaskGroup as LocalGroup
 
 from sitq.backends.base import Backend
-from sitq.calls import checked_calls, new_tasks
+from sitq.calls import checked_calls, common_connection, new_tasks
 from sitq.clock import step_before, to_microsecond
 from sitq.completed import Completed
 from sitq.context import Running, running_task, while_waiting
@@ -228,6 +228,8 @@ class TaskGroup:
 
     async def _store(self, calls: Sequence[Call[Any]]) -> list[TaskHandle[Any]]:
         self._check_open()
+        if common_connection(calls) is not None:
+            raise InvalidOption("a task of a group is stored by its group; give it no connection")
         now = await self._backend.now()
         group = self._check_open()  # still
         # One step before its parent, so that trees are finished one after the other.

@@ -47,6 +47,8 @@ class Mapped(Generic[R]):
             raise InvalidOption(f"map takes an iterable of arguments, not {shown(items)}")
         if function.options.key is not None or function.options.child is not None:
             raise InvalidOption("map makes a task for each item: give it neither key nor child")
+        if function.options.connection is not None:
+            raise InvalidOption("a task of a map is stored by its group; give it no connection")
         self._backend = backend
         self._serializer = serializer
         self._nursery = group

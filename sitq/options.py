@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sitq.errors import InvalidOption
 from sitq.naming import shown
 from sitq.retry import Retry
 
 __all__ = [
+    "UNCHANGED",
     "Options",
     "check_backend",
     "check_child",
+    "check_connection",
     "check_key",
     "check_moment",
     "check_name",
@@ -62,6 +64,17 @@ class Options:
     key: str | None = None
     deadline: datetime | None = None
     child: str | None = None
+    connection: object | None = field(default=None, hash=False)  # it need not have a hash
+
+
+class _Unchanged:
+    """The default of an option for which None is a value."""
+
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = _Unchanged()
 
 
 def is_name(value: str) -> bool:
@@ -112,6 +125,16 @@ def check_child(value: object) -> str:
     raise InvalidOption(
         f"child is text of 1 to {MAX_KEY} characters without control characters, not beginning "
         f"with '#': {shown(value)}"
+    )
+
+
+def check_connection(value: object) -> object | None:
+    """A connection to a database, as far as can be seen without the store; or None."""
+    its_methods = (getattr(value, name, None) for name in ("cursor", "execute"))
+    if value is None or all(map(callable, its_methods)):
+        return value
+    raise InvalidOption(
+        f"connection must be one to the database, such as sqlite3.connect(path): {shown(value)}"
     )
 
 

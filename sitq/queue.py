@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
-from sitq.calls import checked_calls, new_tasks
+from sitq.calls import checked_calls, common_connection, new_tasks
 from sitq.clock import to_microsecond
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
 from sitq.group import INHERIT, Deadline, TaskGroup
@@ -76,6 +76,8 @@ class TaskQueue:
     ) -> TaskHandle[R]:
         """Store a call of a task function. When this returns, the call is stored for good.
 
+        With ``using(connection=...)`` it is stored when your transaction is committed.
+
         Args:
             function: a function registered with ``@task``, or a copy with options made by its
                 ``using``.
@@ -89,6 +91,9 @@ class TaskQueue:
             NotRegistered: the function was not registered.
             InvalidArguments: the arguments do not fit its signature.
             NotSerializable: an argument cannot be stored.
+            InvalidOption: the store cannot use the ``connection``, or it leads elsewhere.
+            UsageError: no transaction is open on the ``connection``, or it is closed.
+            NotOpen: the queue was closed, or was not open before a ``connection`` was used.
             StoreError: the store could not take it; nothing was stored.
         """
         [handle] = await self._store([check_registered(function).call(*args, **kwargs)])
@@ -104,7 +109,8 @@ class TaskQueue:
             a handle for each call, in their order.
 
         Raises:
-            InvalidOption: something among them is not a call, or there are too many.
+            InvalidOption: something among them is not a call, or there are too many, or not all
+                have the same ``connection``, or the store cannot use that.
             NotSerializable: an argument cannot be stored.
             StoreError: the store could not take them; nothing was stored.
         """
@@ -304,8 +310,12 @@ class TaskQueue:
         for call in calls:
             if call.function.options.child is not None:
                 raise InvalidOption("child names a task of a group; enqueue it in one")
+        connection = common_connection(calls)
         tasks = new_tasks(calls, self._serializer, await self._backend.now())
-        stored = await self._backend.insert(tasks)
+        if connection is None:
+            stored = await self._backend.insert(tasks)
+        else:
+            stored = await self._backend.insert_within(connection, tasks)
         return [TaskHandle(id, self._backend, self._serializer) for id in stored]
 
     def _programs_here(self) -> Programs:

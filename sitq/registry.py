@@ -15,8 +15,10 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
 from sitq.naming import importable_module_name
 from sitq.options import (
+    UNCHANGED,
     Options,
     check_child,
+    check_connection,
     check_key,
     check_moment,
     check_name,
@@ -80,6 +82,7 @@ class TaskFunction(Generic[P, R_co]):
         retry: Retry | None = None,
         deadline: datetime | None = None,
         child: str | None = None,
+        connection: object | None = UNCHANGED,
     ) -> Self:
         """A copy of this function whose calls have these options; None leaves one as it is.
 
@@ -94,6 +97,9 @@ class TaskFunction(Generic[P, R_co]):
             deadline: the moment at which it fails if it has not finished; with a time zone.
             child: tells it from the other tasks of its group when its parent runs again; default:
                 its place among them.
+            connection: of yours to the database of the queue, with an open transaction: the task is
+                stored in that, and committed or rolled back with your rows. None: without one, as
+                is the default. A `sitq.SQLiteBackend` takes those of ``sqlite3`` and ``aiosqlite``.
 
         Raises:
             InvalidOption: a value is outside what the option takes.
@@ -116,8 +122,11 @@ class TaskFunction(Generic[P, R_co]):
             "deadline": deadline if deadline is None else check_moment("deadline", deadline),
             "child": child if child is None else check_child(child),
         }
+        given = {option: value for option, value in given.items() if value is not None}
+        if connection is not UNCHANGED:
+            given["connection"] = check_connection(connection)
         made = copy.copy(self)
-        made.options = replace(self.options, **{k: v for k, v in given.items() if v is not None})
+        made.options = replace(self.options, **given)
         return made
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:

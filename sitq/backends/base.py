@@ -190,6 +190,23 @@ class Backend(Protocol):
         """
         ...
 
+    async def insert_within(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
+        """Store all of these tasks or none, in the open transaction of a caller's connection.
+
+        Nobody is told of them before they are committed. What the transaction did before stays as
+        it is when this fails.
+
+        Returns:
+            for each the id of the task that stands for it, as the transaction sees it.
+
+        Raises:
+            InvalidOption: this store cannot write through such a connection, or it leads to
+                another database.
+            UsageError: no transaction is open on it, or it is closed.
+            NotOpen: the store is not open: to open it could wait for that very transaction.
+        """
+        ...
+
     async def hire(self, record: WorkerRecord) -> int:
         """Enter a worker, whose lease begins now. Returns its id, unique in this store for ever."""
         ...

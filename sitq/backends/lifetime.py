@@ -93,8 +93,8 @@ class Lifetime(Generic[S]):
 
     async def _ready(self) -> S:
         """What is open in this event loop; opened now if need be."""
-        opened = self._opened
-        if opened is not None and opened.pid == os.getpid() and opened.is_here():
+        opened = self._opened_here()
+        if opened is not None:
             return opened
         self._join_loop()
         assert self._opening is not None
@@ -103,6 +103,22 @@ class Lifetime(Generic[S]):
                 await self._open_now()
             assert self._opened is not None
             return self._opened
+
+    def _opened_here(self) -> Opened | None:
+        """What is open in this process and this event loop."""
+        opened = self._opened
+        if opened is not None and opened.pid == os.getpid() and opened.is_here():
+            return opened
+        return None
+
+    def _check_opened(self) -> None:
+        if self._opened_here() is None:
+            self._join_loop()
+            self._check_not_closed()
+            raise NotOpen(
+                f"{self!r} is not open: enter it, or the queue, before a transaction of your own "
+                "begins"
+            )
 
     async def _open_now(self) -> None:
         self._check_not_closed()

@@ -71,10 +71,10 @@ def test_star_import() -> None:
     assert set(sitq.__all__) <= set(names)
 
 
-def test_importing_it_imports_no_test_tool_and_no_trio() -> None:
+def test_importing_it_imports_no_test_tool_no_trio_and_no_aiosqlite() -> None:
     code = (
         "import sys, sitq\n"
-        "unwanted = {'trio', 'pytest', 'hypothesis', '_pytest', 'sitq.testing'}\n"
+        "unwanted = {'trio', 'aiosqlite', 'pytest', 'hypothesis', '_pytest', 'sitq.testing'}\n"
         "print(sorted(unwanted & {*sys.modules}))"
     )
     done = subprocess.run(

@@ -6,9 +6,12 @@ import functools
 import importlib.util
 import inspect
 import math
+import pickle
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -436,6 +439,43 @@ def test_bad_options_are_refused_at_once(registry: Registry, option: str, value:
 def test_a_naive_time_is_refused_with_what_to_do(registry: Registry) -> None:
     with pytest.raises(InvalidOption, match=r"time zone.*timezone\.utc"):
         registry.task(plain).using(run_at=FUTURE.replace(tzinfo=None))
+
+
+class Unhashable:
+    """As far as can be seen, a connection."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def cursor(self) -> None: ...
+
+    def execute(self) -> None: ...
+
+
+def test_a_connection(registry: Registry) -> None:
+    made = registry.task(plain)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        copy = made.using(connection=connection)
+        assert copy.options.connection is connection
+        assert copy.using(priority=3).options == Options(priority=3, connection=connection)
+        assert copy.using(connection=None).options == made.options == Options()
+        assert copy.using(connection=None, key="k").options == Options(key="k")
+        assert copy.options != made.options
+        assert hash(copy.options) == hash(made.options)
+    odd = made.using(connection=Unhashable()).options
+    assert {odd} == {odd}
+    assert pickle.loads(pickle.dumps(made.options)) == made.options
+
+
+@pytest.mark.parametrize("value", ["tasks.db", 5, True, b"", [], sqlite3, object(), plain])
+def test_what_is_no_connection(registry: Registry, value: Any) -> None:
+    with pytest.raises(InvalidOption, match="connection must be") as refused:
+        registry.task(plain).using(connection=value)
+    assert len(str(refused.value)) < 250
+
+
+def test_a_declaration_takes_no_connection(registry: Registry) -> None:
+    with pytest.raises(TypeError):
+        cast("Any", registry.task)(connection=Unhashable())
 
 
 def test_options_are_only_named(registry: Registry) -> None:

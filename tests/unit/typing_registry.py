@@ -7,6 +7,7 @@ Every ``pyright: ignore`` stands on a line that is an error; one that is not nee
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, assert_type
@@ -75,6 +76,8 @@ async def options() -> None:
     assert_type(await fetch.using(delay=1, key="k").using(run_at=now, deadline=now)("u"), int)
     assert_type(shrink.using(queue="io", timeout=1, retry=Retry())(b"", by=1), bytes)
 
+    assert_type(await fetch.using(connection=sqlite3.connect("x"))("u"), int)
+
     fetch.using("k")  # pyright: ignore[reportCallIssue]
     fetch.using(wait=3)  # pyright: ignore[reportCallIssue]
     fetch.using(delay="3")  # pyright: ignore[reportArgumentType]
@@ -83,6 +86,7 @@ async def options() -> None:
     fetch.using(retry=3)  # pyright: ignore[reportArgumentType]
     await fetch.using()(5)  # pyright: ignore[reportArgumentType]
     fetch.using().call(5)  # pyright: ignore[reportArgumentType]
+    task(connection=None)  # pyright: ignore[reportCallIssue]
     task(retry=3)  # pyright: ignore[reportArgumentType]
     task("name")  # pyright: ignore[reportArgumentType, reportCallIssue]
 

@@ -20,6 +20,7 @@ from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.backends.sqlite.settling import Settled
 from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
+from sitq.backends.sqlite.within import insert_within
 from sitq.clock import Clock
 from sitq.errors import InvalidOption
 from sitq.model import (
@@ -111,6 +112,10 @@ class SQLiteBackend(Lifetime[Opened]):
         )
         assert ids is not None
         return ids
+
+    async def insert_within(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
+        self._check_opened()
+        return await insert_within(self._database, connection, tasks) if tasks else []
 
     async def hire(self, record: WorkerRecord) -> int:
         def enter(connection: Connection) -> int:

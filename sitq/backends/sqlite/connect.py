@@ -27,7 +27,7 @@ from sitq.errors import (
     StoreUnusable,
 )
 
-__all__ = ["Database", "NotPlain", "pause"]
+__all__ = ["Database", "NotPlain", "pause", "read_text"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ LONGEST_PAUSE, SHORTEST_PAUSE = 0.006, 0.0003
 STALL = 0.5
 """Seconds after which a lock is not shared, but held by somebody."""
 
+read_text: Callable[[bytes], str] = methodcaller("decode", "utf-8", "replace")
+"""How text is read that somebody else may have written."""
 _BY_CODE: dict[int, type[StoreError]] = {
     sqlite3.SQLITE_BUSY: StoreUnavailable,
     sqlite3.SQLITE_LOCKED: StoreUnavailable,
@@ -287,7 +289,7 @@ class Database:
             connection = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, cached_statements=256
             )
-            connection.text_factory = methodcaller("decode", "utf-8", "replace")
+            connection.text_factory = read_text
             try:
                 connection.execute(f"PRAGMA synchronous = {self._synchronous}")
                 connection.execute("PRAGMA trusted_schema = OFF")
