@@ -20,7 +20,7 @@ from sitq.backends.sqlite.driver import CLOSE_LIMIT, Driver
 from sitq.backends.sqlite.inserting import insert_at_once
 from sitq.backends.sqlite.turn import Turns
 from sitq.backends.sqlite.version import warn_if_shared
-from sitq.backends.sqlite.waiters import Waiters
+from sitq.backends.sqlite.waiters import FileWaiters
 from sitq.backends.sqlite.watch import Watch
 from sitq.clock import Clock
 from sitq.model import Change, NewTask, State
@@ -50,7 +50,7 @@ class Opened:
             ),
         )
         self._looks: GroupCommit[Connection] = GroupCommit(self.reader, nullcontext)
-        self.waiters: Waiters = Waiters(self.reader, database, self.look)
+        self.waiters: FileWaiters = FileWaiters(self.reader, database, self.look)
         self._database = database
         self._loop = loop
         self._watch: Watch | None = None
