@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import postgres
 from .leaks import nothing_left
 
 # `--hypothesis-profile=long -o faulthandler_timeout=0` is for hours; what it finds is printed with
@@ -26,6 +28,13 @@ settings.load_profile("default")
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    postgres.use_folder(shared / "postgres")
 
 
 @pytest.fixture(autouse=True)

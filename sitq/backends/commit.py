@@ -163,6 +163,7 @@ class GroupCommit(Generic[C]):
         if operation in self._mailbox:
             self._mailbox.remove(operation)
             self._rows -= operation.rows
+            operation.event.set()  # nobody will answer it any more
             self._make_room()
 
     def _flush(self) -> None:

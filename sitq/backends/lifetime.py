@@ -104,7 +104,7 @@ class Lifetime(Generic[S]):
             assert self._opened is not None
             return self._opened
 
-    def _opened_here(self) -> Opened | None:
+    def _opened_here(self) -> S | None:
         """What is open in this process and this event loop."""
         opened = self._opened
         if opened is not None and opened.pid == os.getpid() and opened.is_here():

@@ -10,8 +10,11 @@ from uuid import uuid4
 import pytest
 
 from sitq import SQLiteBackend
+from sitq.backends.base import Backend
 from sitq.clock import ManualClock
 from sitq.model import NewTask, WorkerRecord
+
+from ..postgres import backend_at, fresh_schema
 
 
 @pytest.fixture
@@ -24,11 +27,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tasks.db"
 
 
-@pytest.fixture(params=["memory", "file-FULL", "file-NORMAL"])
+@pytest.fixture(params=["memory", "file-FULL", "file-NORMAL", "postgres"])
 async def backend(
     request: pytest.FixtureRequest, path: Path, clock: ManualClock, anyio_backend: str
-) -> AsyncIterator[SQLiteBackend]:
+) -> AsyncIterator[Backend]:
     where, _, synchronous = request.param.partition("-")
+    if where == "postgres":
+        with fresh_schema() as schema:
+            async with backend_at(schema, clock=clock) as made:
+                yield made
+        return
     made = SQLiteBackend(
         ":memory:" if where == "memory" else path, synchronous=synchronous or "FULL", clock=clock
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from hypothesis import settings
@@ -12,6 +12,8 @@ from hypothesis import settings
 from sitq import SQLiteBackend
 from sitq.backends.base import Backend
 from sitq.testing import ManualClock, QueueMachine
+
+from ..postgres import backend_at, fresh_schema
 
 
 class FileMachine(QueueMachine):
@@ -31,6 +33,25 @@ class FileMachine(QueueMachine):
             orphans = "SELECT count(*) FROM sitq_big WHERE seq NOT IN (SELECT seq FROM sitq_task)"
             assert connection.execute(orphans).fetchone() == (0,)
         self._folder.cleanup()
+
+
+class PostgresMachine(QueueMachine):
+    """Over a schema that two backends use, as two machines would."""
+
+    def make_backend(self, clock: ManualClock) -> Backend:
+        self._schemas = ExitStack()
+        self._schema = self._schemas.enter_context(fresh_schema())
+        return backend_at(self._schema, clock=clock)
+
+    def make_peer(self, clock: ManualClock) -> Backend:
+        return backend_at(self._schema, clock=clock)
+
+    def check_closed(self) -> None:
+        self._schemas.close()
+
+
+class TrioPostgresMachine(PostgresMachine):
+    loop = "trio"
 
 
 class TrioMachine(QueueMachine):
@@ -54,3 +75,7 @@ TestFile = FileMachine.TestCase
 TestFile.settings = SLOW
 TestFileOnTrio = TrioFileMachine.TestCase
 TestFileOnTrio.settings = SLOW
+TestPostgres = PostgresMachine.TestCase
+TestPostgres.settings = SLOW
+TestPostgresOnTrio = TrioPostgresMachine.TestCase
+TestPostgresOnTrio.settings = SLOW

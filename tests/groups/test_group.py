@@ -8,6 +8,7 @@ import pytest
 from sitq import SQLiteBackend, State, TaskHandle, TaskQueue
 from sitq.errors import TaskFailed, UsageError
 
+from ..postgres import tables
 from . import functions as f
 from .conftest import until, worker
 
@@ -156,9 +157,7 @@ async def test_a_refused_child_takes_no_name(backend: SQLiteBackend, queue: Task
         tree = await queue.tree(await _ended(handle))
     assert tree is not None
     assert [child.task.name for child in tree.children] == ["echo", "echo"]
-    names = await backend._read(
-        lambda c: c.execute("SELECT child FROM sitq_task WHERE child IS NOT NULL").fetchall()
-    )
+    names = await tables(backend, "SELECT child FROM sitq_task WHERE child IS NOT NULL ORDER BY 1")
     assert names == [("#0",), ("named",)]
 
 

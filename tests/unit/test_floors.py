@@ -21,12 +21,13 @@ FILES = {
 
 FLOORS = [
     ["sitq.__main__"],
-    ["sitq.cli", "sitq.sync", "sitq.testing"],
+    ["sitq.cli", "sitq.sync", "sitq.testing", "sitq.transfer"],
     ["sitq.queue", "sitq.worker"],
     ["sitq.mapping"],
     ["sitq.group"],
     ["sitq.completed"],
     ["sitq.handle", "sitq.lease", "sitq.calls"],
+    ["sitq.backends.url"],
     ["sitq.backends.sqlite", "sitq.backends.postgres"],
     [
         "sitq.backends.commit",
@@ -36,6 +37,7 @@ FLOORS = [
         "sitq.backends.pruning",
         "sitq.backends.silence",
         "sitq.backends.sql",
+        "sitq.backends.waiters",
     ],
     [
         "sitq.lifecycle",
