@@ -1,0 +1,1 @@
+"""Faults of a PostgreSQL server, and of the line to it."""
