@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tests.benchmarks import server
 from tests.benchmarks.processes import MeasurementFailed, measured
 from tests.benchmarks.setting import Figures, Setting
 
@@ -30,7 +32,7 @@ class Contestant:
     loop: str | None = None
     """None for that of the contest."""
     is_prepared: bool = False
-    """Whether it works on the file that was prepared for all runs, not on a new one."""
+    """Whether it works on the store that was prepared for all runs, not on a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,9 @@ class Contest:
     contestants: tuple[Contestant, ...]
     demands: tuple[Demand, ...] = ()
     prepare: tuple[str, dict[str, Any]] | None = None
-    """A measurement that makes the prepared file, and its parameters."""
+    """A measurement that makes the prepared store, and its parameters."""
+    on_postgres: bool = False
+    """Whether each turn gets a new database of a PostgreSQL server."""
 
 
 @dataclass(slots=True)
@@ -104,7 +108,7 @@ def hold(
         measure: takes one measurement.
     """
     outcome = Outcome(contest, loop)
-    with tempfile.TemporaryDirectory(dir=parent, prefix="sitq-benchmark-") as prepared:
+    with _place(contest, loop, parent) as prepared:
         _prepare(outcome, prepared, measure)
         for _ in range(runs):
             outcome.runs.append({})
@@ -113,12 +117,24 @@ def hold(
     return outcome
 
 
-def _prepare(outcome: Outcome, folder: str, measure: Measure) -> None:
+@contextmanager
+def _place(contest: Contest, loop: str, parent: str | None) -> Generator[Setting]:
+    """A new folder, and a new database if one is needed, until the end of the block."""
+    with tempfile.TemporaryDirectory(dir=parent, prefix="sitq-benchmark-") as folder:
+        setting = Setting(folder, loop)
+        if not contest.on_postgres:
+            yield setting
+        else:
+            with server.fresh_database(parent) as database:
+                yield replace(setting, database=database)
+
+
+def _prepare(outcome: Outcome, prepared: Setting, measure: Measure) -> None:
     if outcome.contest.prepare is None:
         return
     name, parameters = outcome.contest.prepare
     try:
-        measure(name, Setting(folder, outcome.loop), parameters)
+        measure(name, prepared, parameters)
     except MeasurementFailed as failure:
         outcome.failures |= {
             one.label: str(failure) for one in outcome.contest.contestants if one.is_prepared
@@ -128,18 +144,16 @@ def _prepare(outcome: Outcome, folder: str, measure: Measure) -> None:
 def _take_turn(
     outcome: Outcome,
     contestant: Contestant,
-    prepared: str,
+    prepared: Setting,
     parent: str | None,
     measure: Measure,
 ) -> None:
     if contestant.label in outcome.failures:
         return
-    with tempfile.TemporaryDirectory(dir=parent, prefix="sitq-benchmark-") as folder:
-        setting = Setting(
-            prepared if contestant.is_prepared else folder,
-            contestant.loop or outcome.loop,
-            contestant.synchronous,
-        )
+    new = _place(outcome.contest, outcome.loop, parent)
+    with nullcontext(prepared) if contestant.is_prepared else new as place:
+        loop = contestant.loop or outcome.loop
+        setting = replace(place, loop=loop, synchronous=contestant.synchronous)
         try:
             figures = measure(contestant.measure, setting, contestant.parameters)
         except MeasurementFailed as failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from tests.benchmarks import server
 from tests.benchmarks.contest import Contestant
 from tests.benchmarks.machine import version_of
 from tests.benchmarks.peers.redis_server import is_installed
@@ -11,7 +12,7 @@ from tests.benchmarks.peers.redis_server import is_installed
 __all__ = [
     "AIOSQLITE", "BY_HAND", "BY_HAND_FULL", "GROUP", "HUEY", "LITEQUEUE", "OURS", "OURS_FULL",
     "PIPED", "PIPED_FULL", "REFERENCE", "SYNC", "THREADS", "absent_peers", "huey", "installed",
-    "limit", "litequeue", "ours", "redis",
+    "limit", "litequeue", "ours", "pgqueuer", "procrastinate", "redis",
 ]  # fmt: skip
 
 OURS, OURS_FULL = "sitq NORMAL", "sitq FULL"
@@ -23,6 +24,7 @@ SYNC = "one fdatasync a commit"
 AIOSQLITE = "bare aiosqlite NORMAL"
 HUEY, LITEQUEUE = "huey FULL", "litequeue NORMAL (raw rows)"
 REDIS_PEERS = {"saq": "saq", "taskiq": "taskiq-redis", "streaq": "streaq"}
+POSTGRES_PEERS = {"PgQueuer": ("pgqueuer", "asyncpg"), "procrastinate": ("procrastinate",)}
 BOTH: tuple[tuple[str, Literal["FULL", "NORMAL"]], ...] = ((OURS, "NORMAL"), (OURS_FULL, "FULL"))
 
 
@@ -33,6 +35,14 @@ def absent_peers() -> list[str]:
         for name in ("huey", "litequeue", *REDIS_PEERS.values())
         if version_of(name) is None
     ]
+    lines += [
+        f"{name}: {needed} not installed; pip install 'sitq[bench]'"
+        for name, packages in POSTGRES_PEERS.items()
+        for needed in packages
+        if version_of(needed) is None
+    ]
+    if not server.is_there():
+        lines.append(f"all on PostgreSQL: no server; name one as {server.NAMED}=postgresql://...")
     if not is_installed():
         lines.append(f"{', '.join(REDIS_PEERS)}: no redis-server on PATH")
     return lines
@@ -82,3 +92,28 @@ def redis(measure: str, loop: str, **parameters: Any) -> tuple[Contestant, ...]:
         label = f"{peer} (Redis)"
         found += installed(package, label, f"peers.on_redis:{measure}", named, own_loop)
     return tuple(found)
+
+
+def pgqueuer(
+    measure: str, loop: str, *, batches: tuple[int, ...] = (10,), **parameters: Any
+) -> tuple[Contestant, ...]:
+    """PgQueuer with so many jobs at once to its worker, if it is installed."""
+    found: list[Contestant] = []
+    for batch in batches if version_of("asyncpg") is not None else ():
+        named = {**parameters, "peer": "pgqueuer" if batch == 10 else f"pgqueuer_{batch}"}
+        label = f"PgQueuer, {batch} at once" if len(batches) > 1 else "PgQueuer"
+        found += _on_postgres("pgqueuer", label, measure, named, loop)
+    return tuple(found)
+
+
+def procrastinate(measure: str, loop: str, **parameters: Any) -> tuple[Contestant, ...]:
+    """procrastinate, if it is installed."""
+    named = {**parameters, "peer": "procrastinate"}
+    return _on_postgres("procrastinate", "procrastinate", measure, named, loop)
+
+
+def _on_postgres(
+    package: str, label: str, measure: str, parameters: dict[str, Any], loop: str
+) -> tuple[Contestant, ...]:
+    own_loop = "asyncio" if loop == "trio" else loop
+    return installed(package, label, f"peers.on_postgres:{measure}", parameters, own_loop)

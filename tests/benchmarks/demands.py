@@ -38,14 +38,16 @@ def of_drain_limit(ours: str, sql: str, group: str, bound: float, hope: float) -
     return Demand(f"{ours} / limit of ({sql} + {group})", value, bound, hope=hope)
 
 
-def of_fastest(ours: str, others: Iterable[str], bound: float) -> Demand:
+def of_fastest(
+    ours: str, others: Iterable[str], bound: float | None, *, hope: float | None = None
+) -> Demand:
     """Our rate in terms of the fastest of some others."""
     labels = tuple(others)
 
     def value(run: Run) -> float:
         return run[ours][RATE] / max(run[label][RATE] for label in labels if label in run)
 
-    return Demand(f"{ours} / fastest of {', '.join(labels)}", value, bound)
+    return Demand(f"{ours} / fastest of {', '.join(labels)}", value, bound, hope=hope)
 
 
 def at_most(label: str, metric: str, bound: float, *, hope: float | None = None) -> Demand:

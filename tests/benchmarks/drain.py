@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import sqlite3
 import time
 from contextlib import closing
 
 from sitq import Worker
 from tests.benchmarks.setting import Figures, Setting
-from tests.benchmarks.store import connect, fill, fill_ended, insert, new_rows, until_ended
+from tests.benchmarks.store import connect, fill_ended, insert, new_rows
+from tests.benchmarks.stores import fill, looking, topped_up, until_ended
 from tests.benchmarks.tasks import backend_of, calls, registry
 
 __all__ = ["drain", "drain_among_others", "prepare_history"]
@@ -27,13 +27,13 @@ def drain(setting: Setting, count: int, slots: int, name: str = "nothing") -> Fi
 
 async def _drain(setting: Setting, count: int, slots: int) -> float:
     backend = backend_of(setting)
-    with closing(connect(setting.path, setting.synchronous)) as looking:
+    with looking(setting) as have_ended:
         async with backend:
             calls.expect(count)
             started = time.perf_counter()
             async with Worker(backend, max_concurrency=slots, registry=registry):
                 await calls.finished.wait()
-                await until_ended(looking, count)
+                await until_ended(have_ended, count)
                 return time.perf_counter() - started
 
 
@@ -50,18 +50,10 @@ def drain_among_others(
     setting: Setting, count: int, warm: int, slots: int, pending: int
 ) -> Figures:
     """From one call to another, while there are always so many pending; the first ones warm up."""
-    with closing(_topped_up(setting, pending + warm + count + SLACK * slots)):
+    with topped_up(setting, pending + warm + count + SLACK * slots):
         gc.collect()
         setting.run(_run_calls, setting, count, warm, slots)
     return {"rate_per_s": count / (calls.ended - calls.began)}
-
-
-def _topped_up(setting: Setting, pending: int) -> sqlite3.Connection:
-    fill(setting, 0)
-    connection = connect(setting.path, setting.synchronous)
-    [there] = connection.execute("SELECT count(*) FROM sitq_task WHERE state = 0").fetchone()
-    insert(connection, new_rows(pending - there))
-    return connection
 
 
 async def _run_calls(setting: Setting, count: int, warm: int, slots: int) -> None:

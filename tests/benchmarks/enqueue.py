@@ -18,9 +18,9 @@ def one_by_one(setting: Setting, count: int) -> Figures:
     return setting.run(_one_by_one, setting, count)
 
 
-def bulk(setting: Setting, count: int) -> Figures:
-    """All calls in one transaction, made and checked on the way."""
-    return setting.run(_bulk, setting, count)
+def bulk(setting: Setting, count: int, at_once: int | None = None) -> Figures:
+    """All calls in one transaction, or so many at once, made and checked on the way."""
+    return setting.run(_bulk, setting, count, at_once or count)
 
 
 def crowd(setting: Setting, count: int, callers: int) -> Figures:
@@ -40,10 +40,12 @@ async def _one_by_one(setting: Setting, count: int) -> Figures:
         return {"rate_per_s": count / (time.perf_counter() - started)}
 
 
-async def _bulk(setting: Setting, count: int) -> Figures:
+async def _bulk(setting: Setting, count: int, at_once: int) -> Figures:
     async with TaskQueue(backend_of(setting)) as queue:
         started = time.perf_counter()
-        await queue.enqueue_many([fetch.call(URL, number) for number in range(count)])
+        for first in range(0, count, at_once):
+            numbers = range(first, min(first + at_once, count))
+            await queue.enqueue_many([fetch.call(URL, number) for number in numbers])
         return {"rate_per_s": count / (time.perf_counter() - started)}
 
 

@@ -13,7 +13,8 @@ from tests.benchmarks.child import say
 from tests.benchmarks.memory import MEBI, forget_peak, peak, resident
 from tests.benchmarks.processes import companion
 from tests.benchmarks.setting import Figures, Setting
-from tests.benchmarks.store import connect, insert, new_rows, until_ended
+from tests.benchmarks.store import connect, insert, new_rows
+from tests.benchmarks.stores import looking, until_ended
 from tests.benchmarks.tasks import backend_of, calls, registry
 
 __all__ = ["filler", "import_of", "worker_memory"]
@@ -37,8 +38,8 @@ async def _worker_memory(setting: Setting, count: int, slots: int) -> Figures:
         with companion("footprint:filler", setting, count=count) as other:
             other.is_ready()
         await calls.finished.wait()
-        with closing(connect(setting.path, setting.synchronous)) as looking:
-            await until_ended(looking, count)
+        with looking(setting) as have_ended:
+            await until_ended(have_ended, count)
         return {"idle_mib": idle / MEBI, "drain_adds_mib": (peak() - idle) / MEBI}
 
 

@@ -13,8 +13,11 @@ from tests.benchmarks.setting import Setting
 
 __all__ = ["facts", "version_of"]
 
-PACKAGES = ("sitq", "anyio", "trio", "uvloop", "aiosqlite", "msgpack")
-PEERS = ("huey", "litequeue", "saq", "taskiq", "taskiq-redis", "streaq", "redis", "coredis")
+PACKAGES = ("sitq", "anyio", "trio", "uvloop", "aiosqlite", "msgpack", "psycopg", "psycopg-pool")
+PEERS = (
+    *("huey", "litequeue", "saq", "taskiq", "taskiq-redis", "streaq", "redis", "coredis"),
+    *("pgqueuer", "asyncpg", "procrastinate"),
+)
 SYNCS = 500
 
 

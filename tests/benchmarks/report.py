@@ -23,6 +23,8 @@ PEER_SETTINGS = {
     "huey": "SQLite, WAL, synchronous FULL, results stored, one thread",
     "litequeue": "SQLite, WAL, synchronous NORMAL, raw rows: no tasks, no results",
     "saq, taskiq, streaq": "Redis without persistence: not durable; results stored",
+    "PgQueuer": "asyncpg, one connection to work, tuned for autovacuum, durable; a log, no results",
+    "procrastinate": "its PsycopgConnector with its own pool, concurrency as slots; no results",
 }
 
 
@@ -38,6 +40,9 @@ def print_facts(facts: Mapping[str, Any], absent: list[str]) -> None:
     )
     for kind in ("packages", "peers"):
         print(f"{kind}: {', '.join(f'{name} {v}' for name, v in facts[kind].items() if v)}")
+    if "postgresql" in facts:
+        settings = ", ".join(f"{name} {value}" for name, value in facts["postgresql"].items())
+        print(f"PostgreSQL: {settings}")
     for name, settings in PEER_SETTINGS.items():
         print(f"  {name}: {settings}")
     for line in absent:

@@ -10,7 +10,9 @@ what was reached.
 
 ``--only`` names contests (``--list`` prints them), ``--loops`` event loops, and ``--quick`` does
 so little work that its figures mean nothing. Peers that are not installed are left out, and so
-are those that need Redis where no ``redis-server`` is on PATH. The whole takes more than an hour.
+are those that need Redis where no ``redis-server`` is on PATH. PostgreSQL is started from a wheel,
+or SITQ_TEST_POSTGRES names a server, with a role that may create databases and set what they are
+set to. The whole takes more than an hour.
 It exits with 1 when a measurement failed; a demand that is not met is no failure.
 """
 
@@ -24,10 +26,11 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a program: the tests are not on the path
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.catalogue import contests
+from tests.benchmarks import server
 from tests.benchmarks.contest import Contest, Outcome, hold
 from tests.benchmarks.contestants import absent_peers
 from tests.benchmarks.machine import facts, version_of
+from tests.benchmarks.programme import contests
 from tests.benchmarks.report import document, print_facts, print_outcome, print_reach, write
 from tests.benchmarks.setting import LOOPS
 from tests.benchmarks.sizes import QUICK, USUAL
@@ -68,7 +71,8 @@ def _wanted(loops: list[str], options: argparse.Namespace) -> Iterator[tuple[str
     sizes = QUICK if options.quick else USUAL
     for loop in filter(_is_installed, loops):
         for contest in contests(loop, sizes):
-            if options.only is None or contest.name in options.only:
+            is_wanted = options.only is None or contest.name in options.only
+            if is_wanted and (server.is_there() or not contest.on_postgres):
                 yield loop, contest
 
 
@@ -83,7 +87,10 @@ def main() -> int:
             sep="\n",
         )
         return 0
-    outcomes = _hold_all(loops, options)
+    try:
+        outcomes = _hold_all(loops, options)
+    finally:
+        server.stop()
     return int(any(outcome.failures for outcome in outcomes))
 
 
@@ -93,9 +100,12 @@ def _hold_all(loops: list[str], options: argparse.Namespace) -> list[Outcome]:
     machine = facts(options.folder, (QUICK if options.quick else USUAL).syncs)
     sync_ms = machine["fdatasync_ms"]
     settings = {"runs": options.runs, "loops": loops, "quick": options.quick}
+    wanted = list(_wanted(loops, options))
+    if any(contest.on_postgres for _, contest in wanted):
+        machine["postgresql"] = server.facts(options.folder)
     print_facts(machine, absent)
     outcomes: list[Outcome] = []
-    for loop, contest in _wanted(loops, options):
+    for loop, contest in wanted:
         outcomes.append(hold(contest, loop, options.runs, options.folder))
         print_outcome(outcomes[-1], sync_ms)
         if options.json is not None:  # after each, so that nothing is lost when it is interrupted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import anyio
 import anyio.to_thread
@@ -12,10 +12,10 @@ from sitq import Worker
 from tests.benchmarks.child import say, wait_for_word
 from tests.benchmarks.processes import Companion, companion
 from tests.benchmarks.setting import Figures, Setting
-from tests.benchmarks.store import connect, ended, fill
+from tests.benchmarks.stores import fill, looking
 from tests.benchmarks.tasks import backend_of, registry, spin
 
-__all__ = ["burn_alone", "burner", "drain", "worker"]
+__all__ = ["burn_alone", "burner", "drain", "ready", "start", "worker"]
 
 LOOK = 0.005
 """Seconds between two looks at how many have ended."""
@@ -24,16 +24,16 @@ LOOK = 0.005
 def drain(setting: Setting, count: int, slots: int, processes: int, name: str) -> Figures:
     """From the word to start until the last result is stored."""
     fill(setting, count, name)
-    with closing(connect(setting.path, setting.synchronous)) as looking, ExitStack() as stack:
-        others = _ready(stack, "scaling:worker", setting, processes, slots=slots)
-        started = _start(others)
-        while ended(looking) < count:
+    with looking(setting) as have_ended, ExitStack() as stack:
+        others = ready(stack, "scaling:worker", setting, processes, slots=slots)
+        started = start(others)
+        while not have_ended(count):
             time.sleep(LOOK)
         seconds = time.perf_counter() - started
     return {"rate_per_s": count / seconds}
 
 
-def _ready(
+def ready(
     stack: ExitStack, name: str, setting: Setting, processes: int, **options: object
 ) -> list[Companion]:
     """Companions that wait for the word to start."""
@@ -43,7 +43,7 @@ def _ready(
     return others
 
 
-def _start(others: list[Companion]) -> float:
+def start(others: list[Companion]) -> float:
     """Give the word. Returns when."""
     started = time.perf_counter()
     for other in others:
@@ -69,8 +69,8 @@ def burn_alone(setting: Setting, count: int, processes: int) -> Figures:
     """The limit: the same work in bare processes."""
     with ExitStack() as stack:
         share = count // processes
-        others = _ready(stack, "scaling:burner", setting, processes, count=share)
-        started = _start(others)
+        others = ready(stack, "scaling:burner", setting, processes, count=share)
+        started = start(others)
         for other in others:
             other.hear()
         return {"rate_per_s": share * processes / (time.perf_counter() - started)}

@@ -1,4 +1,4 @@
-"""What a measurement is told: where its file is, which event loop, how durable."""
+"""What a measurement is told: where its store is, which event loop, how durable."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class Setting:
     """Its own, and empty, unless the contest prepared it for all its runs."""
     loop: str = "asyncio"
     synchronous: Literal["FULL", "NORMAL"] = "NORMAL"
+    database: str | None = None
+    """The address of a PostgreSQL database; None measures SQLite. As empty as the folder."""
 
     @property
     def path(self) -> str:
-        """The database."""
+        """The database of SQLite."""
         return str(Path(self.folder, "tasks.db"))
 
     def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:

@@ -17,6 +17,7 @@ class Sizes:
     drained: int = 20_000
     drained_long: int = 200_000
     drained_by_peers: int = 5_000
+    drained_slowly: int = 1_000
     in_threads: int = 5_000
     started: int = 200
     pace: float = 20.0
@@ -34,6 +35,12 @@ class Sizes:
     parents: int = 1_000
     imports: int = 7
     syncs: int = 500
+    at_once: int = 10_000
+    committers: int = 32
+    committer_processes: int = 4
+    committed: int = 9_600
+    held: int = 100_000
+    reserves: int = 50
 
 
 USUAL = Sizes()
@@ -44,6 +51,7 @@ QUICK = Sizes(
     drained=50,
     drained_long=100,
     drained_by_peers=20,
+    drained_slowly=10,
     in_threads=20,
     started=5,
     pace=200.0,
@@ -61,4 +69,10 @@ QUICK = Sizes(
     parents=5,
     imports=1,
     syncs=5,
+    at_once=30,
+    committers=4,
+    committer_processes=2,
+    committed=20,
+    held=300,
+    reserves=2,
 )

@@ -9,8 +9,6 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
-import anyio
-
 from sitq.backends.sqlite.queries import SQL
 from sitq.calls import new_ids
 from sitq.serialization import default_serializer, pack, pack_arguments
@@ -26,13 +24,10 @@ __all__ = [
     "fill_ended",
     "insert",
     "new_rows",
-    "until_ended",
+    "topped_up",
 ]
 
 CHUNK = 10_000
-LOOK = 0.001
-"""Seconds between two looks at how many have ended."""
-
 NOTHING = pack(default_serializer, None, "nothing")
 """The result of a function that returns nothing."""
 
@@ -113,7 +108,10 @@ def ended(connection: sqlite3.Connection) -> int:
     return dict(connection.execute(SQL["meta"]).fetchall())["ended"]
 
 
-async def until_ended(connection: sqlite3.Connection, count: int) -> None:
-    """Wait until so many tasks have ended and that is stored. To be called when they have run."""
-    while ended(connection) < count:
-        await anyio.sleep(LOOK)
+def topped_up(setting: Setting, pending: int) -> sqlite3.Connection:
+    """Create the tables if they are missing, and see that there are so many pending tasks."""
+    fill(setting, 0)
+    connection = connect(setting.path, setting.synchronous)
+    [there] = connection.execute("SELECT count(*) FROM sitq_task WHERE state = 0").fetchone()
+    insert(connection, new_rows(pending - there))
+    return connection

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from itertools import count
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.from_thread
 
 from sitq import Registry, SQLiteBackend
 from tests.benchmarks.setting import Setting
+
+if TYPE_CHECKING:
+    from sitq import PostgresBackend
 
 __all__ = [
     "LATENCIES",
@@ -104,6 +108,10 @@ def spin() -> None:
         pass
 
 
-def backend_of(setting: Setting) -> SQLiteBackend:
+def backend_of(setting: Setting) -> SQLiteBackend | PostgresBackend:
     """The store that a measurement uses."""
+    if setting.database is not None:
+        from sitq import PostgresBackend  # psycopg is not to be in what is measured on SQLite
+
+        return PostgresBackend(setting.database)
     return SQLiteBackend(setting.path, synchronous=setting.synchronous)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from . import run
-from .catalogue import contests
+from .. import postgres
+from . import run, server
 from .child import take
 from .contest import Contest, Contestant, Outcome, hold
 from .demands import at_most, of_drain_limit, of_fastest, ratio
 from .processes import MeasurementFailed, measured
+from .programme import contests
 from .report import document, print_outcome, print_reach
 from .setting import Figures, Setting
 from .sizes import QUICK, USUAL
@@ -28,23 +29,31 @@ PATIENCE = 60.0
 
 def each_measurement_once(loop: str) -> Iterator[Contest]:
     """The contests, less peers, which may not be installed, and less what was measured before."""
-    known: set[str] = set()
+    known: set[tuple[str, bool]] = set()
     for contest in contests(loop, QUICK):
         new: list[Contestant] = []
         for one in contest.contestants:
-            if one.kind != "peer" and one.measure not in known:
-                known.add(one.measure)
+            what = one.measure, contest.on_postgres
+            if one.kind != "peer" and what not in known:
+                known.add(what)
                 new.append(one)
         if new:
             yield replace(contest, contestants=tuple(new))
 
 
 NAMES = [contest.name for contest in each_measurement_once("asyncio")]
+ON_TRIO = {contest.name for contest in each_measurement_once("trio")}
+
+
+@pytest.fixture(autouse=True)
+def postgres_server() -> None:
+    """Those on PostgreSQL are held on the server of the tests, started when it is needed."""
+    server.use(postgres.server_url)
 
 
 @pytest.mark.parametrize(("number", "name"), list(enumerate(NAMES)), ids=NAMES)
 def test_every_measurement_can_be_taken(number: int, name: str, tmp_path: Path) -> None:
-    loop = "asyncio" if name == "import" or number % 2 else "trio"
+    loop = "asyncio" if name not in ON_TRIO or number % 2 else "trio"
     [contest] = [contest for contest in each_measurement_once(loop) if contest.name == name]
     outcome = hold(contest, loop, 1, str(tmp_path), measure=take)
     assert outcome.failures == {}

@@ -56,13 +56,13 @@ async def _started_by(other: Companion, setting: Setting, count: int, idle: floa
     LATENCIES.clear()
     async with Worker(backend_of(setting), registry=registry):
         await anyio.to_thread.run_sync(other.is_ready)
-        cpu = await _idle_cpu(idle)
+        cpu = await idle_cpu(idle)
         other.tell("go")
         await _until_started(count)
     return {**summary(LATENCIES), "idle_cpu_percent": cpu}
 
 
-async def _idle_cpu(seconds: float) -> float:
+async def idle_cpu(seconds: float) -> float:
     before = time.process_time()
     await anyio.sleep(seconds)
     return 100 * (time.process_time() - before) / seconds

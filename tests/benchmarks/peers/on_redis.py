@@ -7,61 +7,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Protocol
 
 import anyio
 
-from tests.benchmarks.pace import WARM, summary
+from tests.benchmarks.pace import summary
+from tests.benchmarks.peers.calls import Calls, Peer, round_trips
+from tests.benchmarks.peers.calls import drain as drain_of
+from tests.benchmarks.peers.calls import one_by_one as one_by_one_of
 from tests.benchmarks.peers.redis_server import redis_server
 from tests.benchmarks.setting import Figures, Setting
 
-__all__ = ["Calls", "RedisPeer", "bulk", "crowd", "drain", "one_by_one", "round_trip_here"]
+__all__ = ["bulk", "crowd", "drain", "one_by_one", "round_trip_here"]
 
 Measure = Callable[..., Awaitable[float]]
 
 
-class Calls:
-    """Counts calls and tells when enough have run."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self.finished = anyio.Event()
-
-    def ran(self) -> None:
-        """One more."""
-        self.left -= 1
-        if not self.left:
-            self.finished.set()
-
-
-class RedisPeer(Protocol):
-    """A queue that is open."""
-
-    async def enqueue(self, number: int) -> None:
-        """Store one call."""
-        ...
-
-    async def enqueue_nothing(self, count: int) -> None:
-        """Store so many calls of a function that does nothing."""
-        ...
-
-    async def enqueue_many(self, count: int) -> None:
-        """Store so many calls at once."""
-        ...
-
-    async def round_trip(self) -> None:
-        """Store a call of a function that does nothing, and wait for its result."""
-        ...
-
-    def work(self, slots: int) -> AbstractAsyncContextManager[None]:
-        """Run tasks, so many at a time, until the end of the block."""
-        ...
-
-
 @asynccontextmanager
-async def _opened(name: str, url: str, calls: Calls) -> AsyncGenerator[RedisPeer]:
+async def _opened(name: str, url: str, calls: Calls) -> AsyncGenerator[Peer]:
     module = import_module(f"tests.benchmarks.peers.on_{name}")
     async with module.opened(url, calls) as peer:
         yield peer
@@ -84,7 +48,7 @@ def crowd(setting: Setting, count: int, callers: int, peer: str) -> Figures:
 
 def drain(setting: Setting, count: int, slots: int, peer: str) -> Figures:
     """From the start of the worker until the last call has run."""
-    return _measured(setting, _drain, count, peer, slots)
+    return _measured(setting, drain_of, count, peer, slots)
 
 
 def round_trip_here(setting: Setting, count: int, peer: str) -> Figures:
@@ -92,16 +56,10 @@ def round_trip_here(setting: Setting, count: int, peer: str) -> Figures:
 
     async def run() -> list[float]:
         async with _opened(peer, url, Calls()) as queue, queue.work(10):
-            return [await _timed(queue.round_trip()) for _ in range(count + WARM)]
+            return await round_trips(queue, count)
 
     with redis_server(setting) as url:
         return summary(setting.run(run))
-
-
-async def _timed(done: Awaitable[None]) -> float:
-    started = time.perf_counter()
-    await done
-    return time.perf_counter() - started
 
 
 def _measured(setting: Setting, function: Measure, count: int, peer: str, *others: int) -> Figures:
@@ -115,30 +73,19 @@ def _measured(setting: Setting, function: Measure, count: int, peer: str, *other
         return {"rate_per_s": count / setting.run(run)}
 
 
-async def _one_by_one(queue: RedisPeer, _: Calls, count: int) -> float:
-    started = time.perf_counter()
-    for number in range(count):
-        await queue.enqueue(number)
-    return time.perf_counter() - started
+async def _one_by_one(queue: Peer, _: Calls, count: int) -> float:
+    return await one_by_one_of(queue, count)
 
 
-async def _bulk(queue: RedisPeer, _: Calls, count: int) -> float:
+async def _bulk(queue: Peer, _: Calls, count: int) -> float:
     started = time.perf_counter()
     await queue.enqueue_many(count)
     return time.perf_counter() - started
 
 
-async def _crowd(queue: RedisPeer, calls: Calls, count: int, callers: int) -> float:
+async def _crowd(queue: Peer, _: Calls, count: int, callers: int) -> float:
     started = time.perf_counter()
     async with anyio.create_task_group() as group:
         for _ in range(callers):
-            group.start_soon(_one_by_one, queue, calls, count // callers)
+            group.start_soon(one_by_one_of, queue, count // callers)
     return time.perf_counter() - started
-
-
-async def _drain(queue: RedisPeer, calls: Calls, count: int, slots: int) -> float:
-    await queue.enqueue_nothing(count)
-    started = time.perf_counter()
-    async with queue.work(slots):
-        await calls.finished.wait()
-        return time.perf_counter() - started

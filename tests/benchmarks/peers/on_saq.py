@@ -10,7 +10,7 @@ from typing import Any
 
 from saq import Queue, Worker
 
-from tests.benchmarks.peers.on_redis import Calls
+from tests.benchmarks.peers.calls import Calls
 from tests.benchmarks.setting import URL
 
 __all__ = ["opened"]

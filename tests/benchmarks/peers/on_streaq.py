@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from streaq import Worker
 
-from tests.benchmarks.peers.on_redis import Calls
+from tests.benchmarks.peers.calls import Calls
 from tests.benchmarks.setting import URL
 
 __all__ = ["opened"]

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from taskiq.api import run_receiver_task
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
 
-from tests.benchmarks.peers.on_redis import Calls
+from tests.benchmarks.peers.calls import Calls
 from tests.benchmarks.setting import URL
 
 __all__ = ["opened"]
