@@ -146,11 +146,14 @@ class WorkerLost(TaskError):
 
 
 class StoreError(SitqError):
-    """The store could not do what was asked; nothing of it was stored."""
+    """The store could not do what was asked; nothing of it was stored, unless it says otherwise."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot answer now (locked, input/output error); the same call may succeed later."""
+    """The store cannot answer now (locked, input/output error); the same call may succeed later.
+
+    Where a server was lost before it answered, it says that the call may have been done.
+    """
 
 
 class StoreFull(StoreUnavailable):

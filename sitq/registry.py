@@ -99,7 +99,8 @@ class TaskFunction(Generic[P, R_co]):
                 its place among them.
             connection: of yours to the database of the queue, with an open transaction: the task is
                 stored in that, and committed or rolled back with your rows. None: without one, as
-                is the default. A `sitq.SQLiteBackend` takes those of ``sqlite3`` and ``aiosqlite``.
+                is the default. A `sitq.SQLiteBackend` takes those of ``sqlite3`` and ``aiosqlite``,
+                a `sitq.PostgresBackend` those of ``psycopg``.
 
         Raises:
             InvalidOption: a value is outside what the option takes.

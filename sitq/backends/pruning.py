@@ -1,4 +1,4 @@
-"""Which of the tasks that have ended are to be deleted: a bounded number at a time, oldest first."""
+"""Which of the tasks that have ended are to be deleted: a bounded number, oldest first."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def prunable(
     """Of these those that may be deleted, each with the number of its end, in the order of these.
 
     Args:
-        looked_at: of `most_ends` ended tasks the ``seq``, the number of the end, its time in seconds
-            where that can be known, and whether the task is meant.
+        looked_at: of `most_ends` ended tasks the ``seq``, the number of the end, its time in
+            seconds where that can be known, and whether the task is meant.
         ended_before: later ones stay, in seconds.
         limit: so many at most.
         after: the number behind which the look began.

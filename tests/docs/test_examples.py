@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from sitq import SQLiteBackend, State, TaskQueue
+
+from ..postgres import server_url
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -37,6 +40,7 @@ EXPECTED = {
     "several_workers.py": r"120 tasks in all, by \d processes",
 }
 LOOPED = ("drain_speed.py", "index_stdlib.py", "survey_tree.py")
+ON_SERVER = ("on_postgresql.py",)
 
 
 def command(script: Path, *options: str) -> list[str]:
@@ -101,7 +105,7 @@ def independent_counts(paths: list[str]) -> dict[str, int]:
 
 
 def test_no_example_is_left_out() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, *LOOPED}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, *LOOPED, *ON_SERVER}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -110,6 +114,33 @@ def test_example_prints_what_it_should(name: str, tmp_path: Path) -> None:
 
     assert re.search(EXPECTED[name], output, re.DOTALL), output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_postgresql_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SITQ_EXAMPLE_POSTGRES", raising=False)
+    outputs = [run(EXAMPLES / "on_postgresql.py", tmp_path, server_url())]
+    monkeypatch.setenv("SITQ_EXAMPLE_POSTGRES", server_url())
+    outputs.append(run(EXAMPLES / "on_postgresql.py", tmp_path))
+
+    for output in outputs:
+        done = "committed: invoice of order 1\nrolled back: no task\n"
+        assert re.fullmatch(done + r"packed: 20 parcels, by [12] processes\n", output), output
+    assert list(tmp_path.iterdir()) == []
+    with psycopg.connect(server_url()) as connection:
+        query = "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, 'sitq_example_')"
+        assert connection.execute(query).fetchall() == []
+
+
+@pytest.mark.parametrize("options", [(), ("--demo",)])
+def test_on_postgresql_says_what_it_needs(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SITQ_EXAMPLE_POSTGRES", raising=False)
+    output = run(EXAMPLES / "on_postgresql.py", tmp_path, *options)
+
+    assert re.fullmatch(r".* name it as postgresql://.* or in SITQ_EXAMPLE_POSTGRES\n", output)
 
 
 def test_drain_speed_runs_all_tasks(anyio_backend: str, tmp_path: Path) -> None:
