@@ -37,6 +37,7 @@ FLOORS = [
         "sitq.backends.pruning",
         "sitq.backends.silence",
         "sitq.backends.sql",
+        "sitq.backends.states",
         "sitq.backends.waiters",
     ],
     [

@@ -14,7 +14,8 @@ from sitq.backends.postgres.arrays import bodies, ids, numbers, texts
 from sitq.backends.postgres.descent import cancel_trees
 from sitq.backends.postgres.driver import Session
 from sitq.backends.postgres.inserting import MOST_TRIES, new_rows
-from sitq.backends.postgres.queries import NUMBERS, STATES, Queries
+from sitq.backends.postgres.queries import Queries
+from sitq.backends.states import NUMBERS, STATES
 from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch, StoreUnavailable
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State
 

@@ -1,4 +1,4 @@
-"""The queries of this store, and its numbers for the states."""
+"""The queries of this store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ from functools import cache
 from types import MappingProxyType
 
 from sitq.backends.sql import load, load_queries
+from sitq.backends.states import STATES
 from sitq.model import State
 
-__all__ = ["NUMBERS", "RUNGS", "STATES", "Queries", "queries", "rung", "state_of"]
+__all__ = ["RUNGS", "Queries", "queries", "rung", "state_of"]
 
 Queries = Mapping[str, str]
-
-STATES: tuple[State, ...] = (
-    State.PENDING,
-    State.RUNNING,
-    State.SUCCEEDED,
-    State.FAILED,
-    State.CANCELLED,
-)
-NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
 
 
 def state_of(number: int) -> State:

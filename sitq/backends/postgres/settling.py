@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sitq.backends.postgres.arrays import bodies, numbers
 from sitq.backends.postgres.descent import cancel_below
 from sitq.backends.postgres.driver import Session
-from sitq.backends.postgres.queries import NUMBERS, Queries
+from sitq.backends.postgres.queries import Queries
+from sitq.backends.states import NUMBERS
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, State
 

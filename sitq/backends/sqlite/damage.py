@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, cast
 
 from sitq import options
 from sitq.backends.sqlite.descent import cancel_below
-from sitq.backends.sqlite.queries import ERROR, SQL, STATES, number_ends
+from sitq.backends.sqlite.queries import ERROR, SQL, number_ends
+from sitq.backends.states import STATES
 from sitq.errors import TaskDamaged
 from sitq.failure import describe, pack_error, unpack_error
 from sitq.model import Change, Reservation, State, TaskRow

@@ -13,7 +13,8 @@ from typing import Any
 from sitq.backends.sqlite.damage import shown
 from sitq.backends.sqlite.descent import cancel_trees
 from sitq.backends.sqlite.inserting import MOST_ROWS, insert_keyed, put_big_arguments, row_of
-from sitq.backends.sqlite.queries import NUMBERS, SQL, STATES, with_rows
+from sitq.backends.sqlite.queries import SQL, with_rows
+from sitq.backends.states import NUMBERS, STATES
 from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State, TaskRow
 

@@ -1,4 +1,4 @@
-"""The queries of this store, and its numbers: of the states, and of the tasks as they end."""
+"""The queries of this store, and the numbers of the tasks as they end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from typing import Any
 
 from sitq.backends.sql import load_queries
 from sitq.errors import StoreUnusable
-from sitq.model import State
 
 __all__ = [
     "ARGUMENTS",
     "ERROR",
     "INLINE",
-    "NUMBERS",
     "SQL",
-    "STATES",
     "VALUE",
     "number_ends",
     "padded",
@@ -29,14 +26,6 @@ __all__ = [
 
 SQL: Mapping[str, str] = load_queries("sitq.backends.sqlite", "queries.sql", "groups.sql")
 
-STATES: tuple[State, ...] = (
-    State.PENDING,
-    State.RUNNING,
-    State.SUCCEEDED,
-    State.FAILED,
-    State.CANCELLED,
-)
-NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
 INLINE = 1024
 """Bytes up to which a body stands in the row of its task."""
 ARGUMENTS, VALUE, ERROR = 0, 1, 2

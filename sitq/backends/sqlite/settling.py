@@ -9,15 +9,8 @@ from typing import Any, NamedTuple
 
 from sitq.backends.sqlite.damage import condemn
 from sitq.backends.sqlite.descent import cancel_below
-from sitq.backends.sqlite.queries import (
-    ERROR,
-    INLINE,
-    NUMBERS,
-    SQL,
-    VALUE,
-    number_ends,
-    with_rows,
-)
+from sitq.backends.sqlite.queries import ERROR, INLINE, SQL, VALUE, number_ends, with_rows
+from sitq.backends.states import NUMBERS
 from sitq.lifecycle import TERMINAL
 from sitq.model import Change, State
 

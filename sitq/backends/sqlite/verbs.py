@@ -13,16 +13,8 @@ from sitq.backends.base import Filter, Wanted
 from sitq.backends.pruning import most_ends
 from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
 from sitq.backends.sqlite.descent import cancel_below
-from sitq.backends.sqlite.queries import (
-    ERROR,
-    NUMBERS,
-    SQL,
-    STATES,
-    VALUE,
-    number_ends,
-    padded,
-    with_values,
-)
+from sitq.backends.sqlite.queries import ERROR, SQL, VALUE, number_ends, padded, with_values
+from sitq.backends.states import NUMBERS, STATES
 from sitq.errors import KeyTaken, WrongState
 from sitq.model import Change, Reservation, State, TaskRow
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import trio
 
-from sitq.backends.sqlite.queries import STATES
+from sitq.backends.states import STATES
 from sitq.model import State
 
 __all__ = ["Entry", "Row", "install", "parents", "read"]
