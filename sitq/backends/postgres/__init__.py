@@ -119,7 +119,7 @@ class PostgresBackend(Lifetime[Opened]):
                 insert,
                 rows=len(tasks),
                 size=sum(len(task.arguments) for task in tasks),
-                deliver=lambda _: opened.new_work(),
+                deliver=lambda _: opened.work.notify(),
             )
         )
         assert ids is not None

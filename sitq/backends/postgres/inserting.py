@@ -85,6 +85,10 @@ def insert(
         again: they may have been stored already.
         tries: how often, where holders of keys are gone before they can be looked up.
     """
+    if len(tasks) == 1 and tasks[0].key is None and not again:
+        [task] = tasks
+        yield sql["insert_one"], task._asdict() | {"id": task.id.hex(), "now": now}
+        return [task.id]
     if all(task.key is None for task in tasks):
         yield sql["insert_again" if again else "insert"], new_rows(tasks, now)
         return [task.id for task in tasks]

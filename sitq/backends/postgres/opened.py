@@ -54,15 +54,15 @@ class Opened:
         self.ended: Changes = Changes()
         """Of tasks that have ended."""
         self.driver: Driver = Driver(server, loop, size, outage_limit)
-        self.inserts: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _insert)
+        self.inserts: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._insert)
         """Of what is enqueued without keys."""
         self.commit: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
         """Of what tasks enqueue in groups, and of rare writes that may be done twice."""
         self.changes: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
         """Of rare writes that may not."""
-        self.keyed: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _insert)
+        self.keyed: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._insert)
         """Of what is enqueued with keys: it may have to wait for who just stores the same ones."""
-        self.ends: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
+        self.ends: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._settle)
         """Of what workers settle."""
         self.wishes: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
         """Of what they reserve, at the same time."""
@@ -131,7 +131,7 @@ class Opened:
         return self._listener.interest()
 
     def new_work(self) -> None:
-        """Something was stored here that is to be run."""
+        """Something was stored here that is to be run, of which others are still to be told."""
         self.work.notify()
         self._ring(WORK)
 
@@ -140,8 +140,6 @@ class Opened:
         ended = [change.seq for change in changes if change.state is not State.PENDING]
         self.waiters.ended_here(ended)
         self.ended.notify()
-        if ended:
-            self._ring(ENDED)
         if len(ended) < len(changes):
             self.new_work()
 
@@ -149,6 +147,26 @@ class Opened:
         """Anything may have been changed from here."""
         self._changed(None)
         self._ring(WORK, ENDED)
+
+    def _insert(self, turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
+        """Store what all of these bring by one statement, which takes keys in their order.
+
+        In one statement after the other two programs could wait for each other's keys. On a thread
+        of the driver: others are told before the callers here are answered.
+        """
+        wishes: list[Any] = [operation.apply for operation in batch]
+        whole: Insert = wishes[0]._replace(tasks=[task for wish in wishes for task in wish.tasks])
+        ids = iter(turn.do(whole))
+        self._ring(WORK)
+        for operation, wish in zip(batch, wishes, strict=True):
+            operation.result = [next(ids) for _ in wish.tasks]
+        return True
+
+    def _settle(self, turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
+        """Bring ends home, and tell others. On a thread of the driver."""
+        done = _commit(turn, batch)
+        self._ring(ENDED)
+        return done
 
     def _ring(self, *what: str) -> None:
         if self._bell is not None:
@@ -283,19 +301,6 @@ def _nobody(_: int) -> bool:
 
 def _ignore(result: object, error: BaseException | None) -> None:
     """Takes an answer that nobody needs."""
-
-
-def _insert(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
-    """Store what all of these bring by one statement, which takes keys in their order.
-
-    In one statement after the other two programs could wait for each other's keys.
-    """
-    wishes: list[Any] = [operation.apply for operation in batch]
-    whole: Insert = wishes[0]._replace(tasks=[task for wish in wishes for task in wish.tasks])
-    ids = iter(turn.do(whole))
-    for operation, wish in zip(batch, wishes, strict=True):
-        operation.result = [next(ids) for _ in wish.tasks]
-    return True
 
 
 def _commit(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
