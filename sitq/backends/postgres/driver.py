@@ -22,6 +22,7 @@ import anyio
 import psycopg
 from anyio import CapacityLimiter, to_thread
 from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from sitq.backends.loop import Loop
@@ -126,6 +127,8 @@ class Desk:
         self._outage_limit = outage_limit
         self.is_wanted: bool = True
         """No, once it is being closed: then nothing is tried again."""
+        self._spare: list[Connection] = []
+        """Of the pool: those that were used and wait for more, the last one at the end."""
         self._silent = 0.0
         """When the server last failed to answer: older connections may be dead as well."""
 
@@ -177,17 +180,37 @@ class Desk:
                 raise _Lost(maybe_done=session.commits, is_conflict=is_conflict) from error
             raise_as_ours(error, self._server.place)
         finally:
-            self._pool.putconn(connection)
+            self._give_back(connection)
 
     def _borrow(self, patience: float) -> Connection:
-        """A connection of the pool, made since the server was last silent."""
+        """A connection that was made since the server was last silent; if there is one, the last
+        that was used, for its process on the server has all at hand.
+        """
         while True:
-            left = max(LEAST_WAIT, patience - time.monotonic())
-            connection = self._pool.getconn(timeout=min(left, CONNECT_LIMIT))
+            try:
+                connection = self._spare.pop()
+            except IndexError:
+                left = max(LEAST_WAIT, patience - time.monotonic())
+                connection = self._pool.getconn(timeout=min(left, CONNECT_LIMIT))
             if connection.born >= self._silent:
                 return connection
             connection.close()
             self._pool.putconn(connection)
+
+    def _give_back(self, connection: Connection) -> None:
+        is_idle = connection.info.transaction_status == TransactionStatus.IDLE
+        if is_idle and self.is_wanted:
+            self._spare.append(connection)
+        else:
+            self._pool.putconn(connection)
+
+    def close(self) -> None:
+        """Give up the connections. Takes up to `CONNECT_LIMIT`."""
+        self.is_wanted = False
+        with suppress(IndexError):
+            while True:
+                self._pool.putconn(self._spare.pop())
+        self._pool.close(timeout=CONNECT_LIMIT)
 
 
 class Turn(NamedTuple):
@@ -299,7 +322,7 @@ class Driver:
                 self.post(_nothing, lambda _, __, done=event: done.set())
                 await event.wait()
             threads = CapacityLimiter(math.inf)
-            await to_thread.run_sync(self._close_pool, limiter=threads, abandon_on_cancel=True)
+            await to_thread.run_sync(self.desk.close, limiter=threads, abandon_on_cancel=True)
         self.abandon()
 
     def abandon(self) -> None:
@@ -311,10 +334,7 @@ class Driver:
                 jobs.put(None)
             if not self._pool.closed:
                 with suppress(RuntimeError):  # the interpreter ends, and with it all threads
-                    Thread(target=self._close_pool, name="sitq-close", daemon=True).start()
-
-    def _close_pool(self) -> None:
-        self._pool.close(timeout=CONNECT_LIMIT)
+                    Thread(target=self.desk.close, name="sitq-close", daemon=True).start()
 
     def _answered(
         self,
