@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import TypeVar
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import anyio
 
@@ -17,52 +18,32 @@ from sitq.errors import NotOpen
 from sitq.lifecycle import TERMINAL
 from sitq.model import TaskRow
 
-__all__ = ["Waiters"]
+__all__ = ["Waiters", "Wakes"]
 
 K = TypeVar("K")
 
 
-class Waiters(ABC):
-    """Those who wait for a task to end, by the id of the task.
+class Wakes(ABC, Generic[K]):
+    """Those who wait until the store has something new about what they name."""
 
-    Args:
-        where: names the store in messages.
-    """
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._events: dict[bytes, list[anyio.Event]] = defaultdict(list)
-        self._by_seq: dict[int, list[anyio.Event]] = defaultdict(list)
-        self._looking: set[anyio.Event] = set()
-        """Of those who do not know yet in which state their task is."""
+    def __init__(self) -> None:
+        self._events: dict[K, list[anyio.Event]] = defaultdict(list)
         self._reading = False
         self._again = False
-        self._closed = False
-
-    @abstractmethod
-    async def _look(self, id: bytes, largest: int) -> TaskRow | None:
-        """The task as it is now. Its value is read only up to ``largest`` bytes."""
 
     @abstractmethod
     def _read(self) -> None:
-        """Have it looked up who of ``self._events`` may have ended; `_wake` takes the answer."""
+        """Have it looked up of whom in ``self._events`` there may be news; `_wake` is told."""
 
-    async def ended(self, id: bytes, largest: int) -> TaskRow | None:
-        """Wait until the task has ended; None when there is no such task (any more)."""
-        while True:
-            if self._closed:
-                raise NotOpen(f"{self._where} was closed while the task was waited for")
-            event = anyio.Event()
-            self._events[id].append(event)
-            self._looking.add(event)
-            try:
-                row = await self._look(id, largest)
-                if row is None or row.state in TERMINAL:
-                    return row
-                await self._wait(row.seq, event)
-            finally:
-                self._looking.discard(event)
-                _leave(self._events, id, event)
+    @contextmanager
+    def waiting(self, key: K) -> Generator[anyio.Event]:
+        """While open, news set the event. To be opened before who waits looks himself."""
+        event = anyio.Event()
+        self._events[key].append(event)
+        try:
+            yield event
+        finally:
+            _leave(self._events, key, event)
 
     def changed(self) -> None:
         """Something changed in the store: see whom it concerns. Called on the event loop."""
@@ -72,6 +53,57 @@ class Waiters(ABC):
         if not self._reading:
             self._reading = True
             self._read()
+
+    def close(self) -> None:
+        """Nobody can wait any longer."""
+        for events in self._events.values():
+            for event in events:
+                event.set()
+
+    def _wake(self, news: Collection[K] | None, error: BaseException | None) -> None:
+        """There may be news of these, or everybody (None) is to look. On the loop."""
+        self._reading = False
+        for key in tuple(self._events) if news is None or error is not None else news:
+            for event in self._events.get(key, ()):
+                event.set()
+        if self._again:
+            self._again = False
+            self.changed()
+
+
+class Waiters(Wakes[bytes]):
+    """Those who wait for a task to end, by the id of the task.
+
+    Args:
+        where: names the store in messages.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = where
+        self._by_seq: dict[int, list[anyio.Event]] = defaultdict(list)
+        self._looking: set[anyio.Event] = set()
+        """Of those who do not know yet in which state their task is."""
+        self._closed = False
+
+    @abstractmethod
+    async def _look(self, id: bytes, largest: int) -> TaskRow | None:
+        """The task as it is now. Its value is read only up to ``largest`` bytes."""
+
+    async def ended(self, id: bytes, largest: int) -> TaskRow | None:
+        """Wait until the task has ended; None when there is no such task (any more)."""
+        while True:
+            if self._closed:
+                raise NotOpen(f"{self._where} was closed while the task was waited for")
+            with self.waiting(id) as event:
+                self._looking.add(event)
+                try:
+                    row = await self._look(id, largest)
+                    if row is None or row.state in TERMINAL:
+                        return row
+                    await self._wait(row.seq, event)
+                finally:
+                    self._looking.discard(event)
 
     def ended_here(self, seqs: Iterable[int]) -> None:
         """This process has settled these tasks. Called on the event loop."""
@@ -84,19 +116,7 @@ class Waiters(ABC):
     def close(self) -> None:
         """Nobody can wait any longer."""
         self._closed = True
-        for events in self._events.values():
-            for event in events:
-                event.set()
-
-    def _wake(self, ended: Collection[bytes] | None, error: BaseException | None) -> None:
-        """Those with these ids may have ended, or everybody (None) is to look. On the loop."""
-        self._reading = False
-        for id in tuple(self._events) if ended is None or error is not None else ended:
-            for event in self._events.get(id, ()):
-                event.set()
-        if self._again:
-            self._again = False
-            self.changed()
+        super().close()
 
     async def _wait(self, seq: int, event: anyio.Event) -> None:
         self._looking.discard(event)

@@ -16,7 +16,7 @@ from sitq.backends.postgres.connect import Server, check_schema
 from sitq.backends.postgres.driver import Session
 from sitq.backends.postgres.inserting import Insert
 from sitq.backends.postgres.memory import Memory
-from sitq.backends.postgres.opened import Once, Opened, Repeatable, ServerHeart
+from sitq.backends.postgres.opened import Opened, Repeatable, ServerHeart
 from sitq.backends.postgres.recovery import Hire, Recovery, Times
 from sitq.backends.postgres.settling import Settle, Settled
 from sitq.backends.postgres.verbs import Reserve, Reserved
@@ -74,7 +74,7 @@ class PostgresBackend(Lifetime[Opened]):
         url: str,
         *,
         schema: str = "sitq",
-        pool_size: int = 5,
+        pool_size: int = 6,
         listen: bool = True,
         answer_limit: float = 30.0,
         outage_limit: float = 30.0,
@@ -228,10 +228,10 @@ class PostgresBackend(Lifetime[Opened]):
         return recovered
 
     async def cancel(self, id: bytes) -> State | None:
-        return await self._change(lambda s, o: verbs.cancel(s, o.sql, id, self._now()), id)
+        return await self._change(lambda s, o: verbs.cancel(s, o.sql, id, self._now()))
 
     async def revive(self, id: bytes) -> State | None:
-        return await self._change(lambda s, o: verbs.revive(s, o.sql, id, self._now()), id)
+        return await self._change(lambda s, o: verbs.revive(s, o.sql, id, self._now()))
 
     async def get(self, id: bytes, largest: int = ANY_SIZE) -> TaskRow | None:
         opened = await self._ready()
@@ -268,12 +268,12 @@ class PostgresBackend(Lifetime[Opened]):
 
         def stored(_: object) -> None:
             opened.new_work()
-            opened.ended.notify()  # those that were stored before may have ended
+            opened.groups.changed()  # those that were stored before may have ended
 
         insert = Repeatable(
             lambda s: groups.insert_children(s, opened.sql, group, children, self._now())
         )
-        ids = await opened.commit.submit(
+        ids = await opened.children.submit(
             Operation(
                 insert,
                 rows=len(children),
@@ -287,14 +287,13 @@ class PostgresBackend(Lifetime[Opened]):
     async def ended_children(self, group: Group, after: int, largest: int = 0) -> list[ChildEnd]:
         while True:
             opened = await self._ready()  # each time: it may have been closed
-            with opened.interest():
-                token = opened.ended.token()
+            with opened.interest(), opened.groups.waiting((group.id, after)) as news:
                 ends = await opened.look(
                     lambda s, sql=opened.sql: groups.ended_children(s, sql, group, after, largest)
                 )
                 if ends is None or ends:
                     return ends or []
-                await opened.ended.passed(token)
+                await news.wait()
 
     async def cancel_group(self, group: Group, *, at_once: bool = False) -> None:
         await self._change(
@@ -345,13 +344,15 @@ class PostgresBackend(Lifetime[Opened]):
         operation = Operation(Repeatable(lambda session: work(session, opened)))
         return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
 
-    async def _change(self, work: Callable[[Session, Opened], T], id: bytes = b"") -> T:
+    async def _change(self, work: Callable[[Session, Opened], T]) -> T:
         """A rare write: everybody is told, since it may concern anybody."""
         opened = await self._ready()
-        operation = Operation(
-            Once(lambda session: work(session, opened), id), deliver=lambda _: opened.changed()
-        )
-        return await opened.changes.submit(operation)  # pyright: ignore[reportReturnType]
+
+        def do(session: Session) -> T:
+            return work(session, opened)
+
+        operation = Operation(do, deliver=lambda _: opened.changed())
+        return await opened.commit.submit(operation)  # pyright: ignore[reportReturnType]
 
 
 POLL = 0.1

@@ -239,13 +239,14 @@ class Driver:
     Args:
         server: where they lead to.
         loop: where answers go.
-        size: how many there are at most.
+        size: how many connections there are at most: one for each thread, and one to send notices.
+            So nobody waits for one that somebody else has.
         outage_limit: seconds for which a lost connection is looked for anew.
     """
 
     def __init__(self, server: Server, loop: Loop, size: int, outage_limit: float) -> None:
         self._loop = loop
-        self._size = size
+        self._size = size - 1
         self._jobs: SimpleQueue[Callable[[], object] | None] | None = SimpleQueue()
         self._threads: list[Thread] = []
         self._posted = 0

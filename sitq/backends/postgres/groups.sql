@@ -90,6 +90,14 @@ WHERE t.group_id = %(group)s AND t.change > %(after)s
     AND (t.state = 2 OR t.born >= %(generation)s)
 ORDER BY t.change LIMIT 1000
 
+-- name: ended_in
+-- In which of these groups somebody has ended since.
+SELECT w.id, w.after FROM unnest(%(groups)s::bigint[], %(afters)s::bigint[]) AS w (id, after)
+WHERE (
+    SELECT t.seq FROM sitq.task t WHERE t.group_id = w.id AND t.change > w.after
+    ORDER BY t.change LIMIT 1
+) IS NOT NULL
+
 -- name: has_live_children
 SELECT EXISTS (SELECT 1 FROM sitq.task WHERE group_id = %(group)s AND change IS NULL)
 
@@ -126,6 +134,11 @@ WHERE state < 2 AND crashes > 0 AND seq IN (
 
 -- name: owned_groups
 SELECT id, detach FROM sitq.task_group WHERE owner = %(owner)s ORDER BY id FOR UPDATE
+
+-- name: lock_its_group
+-- Before the task itself, as everybody does.
+SELECT g.id FROM sitq.task c JOIN sitq.task_group g ON g.id = c.group_id
+WHERE c.id = %(id)s::uuid FOR NO KEY UPDATE OF g
 
 -- name: share_its_parent
 SELECT p.seq FROM sitq.task c

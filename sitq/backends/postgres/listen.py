@@ -180,7 +180,8 @@ class Listener:
             if self._closed.is_set():  # it came too late to be closed
                 return
             schema = self._server.schema
-            connection.execute(as_query(f"LISTEN {schema}_{WORK}; LISTEN {schema}_{ENDED}"))
+            listen = as_query(f"LISTEN {schema}_{WORK}; LISTEN {schema}_{ENDED}")
+            connection.execute(listen)
             self._tell(None)  # what was committed before it listened
             last_word = time.monotonic()
             patience = min(TICK, self._server.limit / 2)  # or it is given up as silent
@@ -193,7 +194,7 @@ class Listener:
                 if self._interested:
                     self._tell(None)
                 if time.monotonic() - last_word > self._server.limit / 2:
-                    connection.execute("SELECT 1")  # a line that is dead is silent too
+                    connection.execute(listen)  # again: a line that is dead is silent too
                     last_word = time.monotonic()
 
     def _tell(self, name: str | None) -> None:

@@ -26,10 +26,10 @@ from sitq.backends.postgres.queries import Queries, queries
 from sitq.backends.postgres.recovery import beat
 from sitq.backends.postgres.settling import Settle
 from sitq.backends.postgres.verbs import Reserve
-from sitq.backends.postgres.waiters import ServerWaiters
+from sitq.backends.postgres.waiters import GroupWaiters, ServerWaiters
 from sitq.model import Change, State
 
-__all__ = ["Once", "Opened", "Repeatable", "ServerHeart"]
+__all__ = ["Opened", "Repeatable", "ServerHeart"]
 
 T = TypeVar("T")
 
@@ -51,23 +51,22 @@ class Opened:
         self._read_at = self._ahead = 0.0
         self.work: Changes = Changes()
         """Of what may be there to run."""
-        self.ended: Changes = Changes()
-        """Of tasks that have ended."""
         self.driver: Driver = Driver(server, loop, size, outage_limit)
         self.inserts: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._insert)
         """Of what is enqueued without keys."""
-        self.commit: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
-        """Of what tasks enqueue in groups, and of rare writes that may be done twice."""
-        self.changes: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
-        """Of rare writes that may not."""
         self.keyed: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._insert)
         """Of what is enqueued with keys: it may have to wait for who just stores the same ones."""
+        self.children: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _together)
+        """Of what is enqueued in groups."""
+        self.commit: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _one_by_one)
+        """Of rare writes."""
         self.ends: GroupCommit[Session] = GroupCommit(self.driver, _not_used, self._settle)
         """Of what workers settle."""
-        self.wishes: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _commit)
+        self.wishes: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _one_by_one)
         """Of what they reserve, at the same time."""
         self._looks: GroupCommit[Session] = GroupCommit(self.driver, _not_used, _look)
         self.waiters: ServerWaiters = ServerWaiters(self.driver, self.sql, server.place, self.look)
+        self.groups: GroupWaiters = GroupWaiters(self.driver, self.sql)
         self._server = server
         self._loop = loop
         self._bell: Bell | None = None
@@ -139,7 +138,7 @@ class Opened:
         """Runs of this process ended so."""
         ended = [change.seq for change in changes if change.state is not State.PENDING]
         self.waiters.ended_here(ended)
-        self.ended.notify()
+        self.groups.changed()
         if len(ended) < len(changes):
             self.new_work()
 
@@ -164,7 +163,7 @@ class Opened:
 
     def _settle(self, turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
         """Bring ends home, and tell others. On a thread of the driver."""
-        done = _commit(turn, batch)
+        done = _one_by_one(turn, batch)
         self._ring(ENDED)
         return done
 
@@ -192,14 +191,14 @@ class Opened:
         if what != ENDED:
             self.work.notify()
         if what != WORK:
-            self.ended.notify()
+            self.groups.changed()
             self.waiters.changed()
 
     async def close(self) -> None:
         """Commit what was submitted, then end everything, also when the caller is cancelled."""
         self.waiters.close()
+        self.groups.close()
         self.work.notify()
-        self.ended.notify()
         # Native cancellation walks out of a shield, but not out of a task group: that waits.
         with CancelScope(shield=True):
             async with create_task_group() as group:
@@ -211,7 +210,7 @@ class Opened:
                 self.driver.desk.is_wanted = False
                 with move_on_after(CLOSE_LIMIT, shield=True):
                     for commit in (
-                        *(self.inserts, self.keyed, self.commit, self.changes),
+                        *(self.inserts, self.keyed, self.children, self.commit),
                         *(self.ends, self.wishes, self._looks),
                     ):
                         await commit.drained()
@@ -283,17 +282,6 @@ class Repeatable(Generic[T]):
         return self._work(session)
 
 
-class Once(Generic[T]):
-    """Work that is not to be done again where its answer was lost; of one task, if it has an id."""
-
-    def __init__(self, work: Callable[[Session], T], id: bytes) -> None:
-        self.id = id
-        self._work = work
-
-    def __call__(self, session: Session) -> T:
-        return self._work(session)
-
-
 def _nobody(_: int) -> bool:
     """Nobody speaks for this process."""
     return False
@@ -303,32 +291,44 @@ def _ignore(result: object, error: BaseException | None) -> None:
     """Takes an answer that nobody needs."""
 
 
-def _commit(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
-    """Do the operations of a batch in one transaction; one statement that is alone needs none.
+def _together(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
+    """Do what all of these want in one transaction.
 
     Args:
         turn: of the driver: it does the batch again when the connection is lost under it.
-        batch: the operations.
+        batch: operations that wait for none of each other's rows.
     """
-    wishes: list[Any] = [operation.apply for operation in batch]
-    repeatable = all(getattr(wish, "repeatable", False) for wish in wishes)
-    results = turn.do(partial(_done, wishes), repeatable=repeatable)
+
+    def work(session: Session) -> list[Any]:
+        return [operation.apply(session) for operation in batch]
+
+    def transaction(session: Session) -> list[Any]:
+        return session.transaction(work)
+
+    results = turn.do(transaction)
     for operation, result in zip(batch, results, strict=True):
         operation.result = result
     return True
 
 
-def _done(wishes: Sequence[Any], session: Session) -> list[Any]:
-    if len(wishes) == 1:
-        [wish] = wishes
-        if isinstance(wish, Reserve):
-            return [session.at_once(wish)]
-        if isinstance(wish, Settle) and not (session.again or wish.again):
-            return [wish.plainly(session)]
-    # Those that name one task come in the order of their ids, and lock them so.
-    order = sorted(range(len(wishes)), key=lambda place: getattr(wishes[place], "id", b""))
-    done = session.transaction(lambda session: {place: wishes[place](session) for place in order})
-    return [done[place] for place in range(len(wishes))]
+def _one_by_one(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
+    """Do each in a transaction of its own, for together they would hold rows in any order."""
+    for operation in batch:
+        wish: Any = operation.apply
+        repeatable: bool = getattr(wish, "repeatable", False)
+        try:
+            operation.result = turn.do(partial(_done, wish), repeatable=repeatable)
+        except Exception as error:  # each caller's own
+            operation.error = error
+    return True
+
+
+def _done(wish: Any, session: Session) -> Any:
+    if isinstance(wish, Reserve):
+        return session.at_once(wish)
+    if isinstance(wish, Settle) and not (session.again or wish.again):
+        return wish.plainly(session)
+    return session.transaction(wish)
 
 
 def _look(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:

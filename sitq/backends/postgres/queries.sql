@@ -414,8 +414,9 @@ ORDER BY id FOR UPDATE SKIP LOCKED
 UPDATE sitq.worker SET suspect = {clock} WHERE id = ANY(%(workers)s::bigint[])
 
 -- name: held_by
+-- Not locked, as those below: groups come before their children, and a settle looks again.
 SELECT {its_run}, t.cancel FROM sitq.task t
-WHERE t.state = 1 AND t.worker = %(worker)s ORDER BY t.seq FOR UPDATE
+WHERE t.state = 1 AND t.worker = %(worker)s ORDER BY t.seq
 
 -- name: owners_without_lease
 -- One seek for each of those that hold anything.
@@ -431,13 +432,13 @@ WHERE o.worker IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sitq.worker w WHERE w.i
 -- name: expired
 SELECT {its_run} FROM sitq.task t
 WHERE t.state = 0 AND t.deadline IS NOT NULL AND t.deadline <= {now}
-LIMIT 500 FOR UPDATE SKIP LOCKED
+LIMIT 500
 
 -- name: forgotten
 SELECT {its_run} FROM sitq.task t
 WHERE t.state = 0 AND t.unknown_since IS NOT NULL
     AND t.unknown_since <= {now} - %(unknown_after)s::float8 * interval '1 second'
-LIMIT 500 FOR UPDATE SKIP LOCKED
+LIMIT 500
 
 -- name: mark_unknown
 UPDATE sitq.task SET unknown_since = {now} WHERE seq = ANY (ARRAY(

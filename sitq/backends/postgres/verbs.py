@@ -27,6 +27,7 @@ __all__ = [
     "cancelled",
     "counts",
     "ended_among",
+    "ended_in",
     "ends",
     "find",
     "get",
@@ -141,13 +142,13 @@ def cancelled(session: Session, sql: Queries, worker: int, children: Sequence[in
 
 def cancel(session: Session, sql: Queries, id: bytes, now: float | None) -> State | None:
     """Cancel a pending task, ask the worker of a running one. Returns the state it was in."""
+    session.rows(sql["lock_its_group"], {"id": id.hex()})
     found = session.row(sql["state_of"], {"id": id.hex()})
     if found is None:
         return None
     seq, number = found
     state = state_of(number)
     if state is State.PENDING:
-        session.rows(sql["lock_groups"], {"seqs": numbers([seq])})
         session.rows(sql["cancel_pending"], {"seq": seq, "now": now})
         cancel_below(session, sql, [seq], now)
     elif state is State.RUNNING:
@@ -219,6 +220,14 @@ def prune(session: Session, sql: Queries, ends: Sequence[tuple[int, int]]) -> in
 def ended_among(session: Session, sql: Queries, waited_for: Sequence[bytes]) -> list[bytes]:
     """Which of these tasks have ended, or are gone."""
     return [id for (id,) in session.rows(sql["ended_among"], {"ids": ids(waited_for)})]
+
+
+def ended_in(
+    session: Session, sql: Queries, groups: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """In which of these groups children have ended since the end with this number."""
+    group, after = zip(*groups, strict=True)
+    return session.rows(sql["ended_in"], {"groups": numbers(group), "afters": numbers(after)})
 
 
 def _shown(row: Sequence[Any]) -> TaskRow:

@@ -12,16 +12,37 @@ from functools import partial
 
 from sitq.backends.postgres.driver import Driver, Session, Turn
 from sitq.backends.postgres.queries import Queries
-from sitq.backends.postgres.verbs import ended_among, get
-from sitq.backends.waiters import Waiters
+from sitq.backends.postgres.verbs import ended_among, ended_in, get
+from sitq.backends.waiters import Waiters, Wakes
 from sitq.model import TaskRow
 
-__all__ = ["ServerWaiters"]
+__all__ = ["GroupWaiters", "ServerWaiters"]
 
 CHUNK = 1_000
 """Tasks in one query."""
 LONGEST_PAUSE = 0.02
 """Seconds between two looks."""
+
+
+class GroupWaiters(Wakes[tuple[int, int]]):
+    """Those who wait for children to end, by their group and the last end that they know of.
+
+    Args:
+        driver: looks at the store.
+        sql: the queries.
+    """
+
+    def __init__(self, driver: Driver, sql: Queries) -> None:
+        super().__init__()
+        self._driver = driver
+        self._sql = sql
+
+    def _read(self) -> None:
+        waited_for = tuple(self._events)
+        self._driver.post(
+            lambda turn: turn.do(partial(ended_in, sql=self._sql, groups=waited_for)),
+            self._wake,
+        )
 
 
 class ServerWaiters(Waiters):
