@@ -71,7 +71,7 @@ def _time_looks(backend: SQLiteBackend) -> list[tuple[float, float]]:
     """Seconds of each look by the clock, with what it waited for the interpreter, and of CPU."""
     opened = backend._opened
     assert opened is not None
-    look = opened.waiters._read
+    look = opened.waiters._find
     took: list[tuple[float, float]] = []
 
     def timed(connection: Connection) -> set[bytes] | None:
@@ -80,7 +80,7 @@ def _time_looks(backend: SQLiteBackend) -> list[tuple[float, float]]:
         took.append((time.perf_counter() - started, time.thread_time() - used))
         return ended
 
-    opened.waiters._read = timed  # type: ignore[method-assign]
+    opened.waiters._find = timed  # type: ignore[method-assign]
     return took
 
 
