@@ -16,7 +16,7 @@ import anyio
 
 from sitq.errors import StoreError
 
-__all__ = ["GroupCommit", "Operation", "Poster"]
+__all__ = ["GroupCommit", "Operation", "Poster", "ask"]
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -41,6 +41,26 @@ class Poster(Protocol):
     def soon(self, callback: Callable[[], None]) -> None:
         """Call back on the loop, after the tasks that are ready now have run."""
         ...
+
+
+async def ask(poster: Poster, work: Callable[[Any], T]) -> T:
+    """Have a driver run ``work``, and wait for its result.
+
+    A caller that is cancelled leaves; the work is done all the same.
+    """
+    event = anyio.Event()
+    answer: list[Any] = []
+
+    def done(result: Any, error: BaseException | None) -> None:
+        answer.extend((result, error))
+        event.set()
+
+    poster.post(work, done)
+    await event.wait()
+    result, error = answer
+    if error is not None:
+        raise error
+    return result
 
 
 class Operation(Generic[C, T]):

@@ -8,11 +8,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio
+from anyio import CancelScope, create_task_group
 
 from sitq.backends.loop import Loop
 from sitq.errors import NotOpen
 
-__all__ = ["Lifetime", "Opening"]
+__all__ = ["Lifetime", "Opening", "finish"]
+
+
+async def finish(work: Callable[[], Awaitable[None]]) -> None:
+    """Do it to the end, also when the caller is cancelled, by a scope or natively."""
+
+    async def shielded() -> None:
+        with CancelScope(shield=True):
+            await work()
+
+    # Native cancellation walks out of a shield, but not out of a task group: that waits.
+    with CancelScope(shield=True):
+        async with create_task_group() as group:
+            group.start_soon(shielded)
 
 
 class Opening(Protocol):

@@ -25,6 +25,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from sitq.backends.commit import ask
 from sitq.backends.loop import Loop
 from sitq.backends.postgres.connect import (
     Connection,
@@ -300,19 +301,7 @@ class Driver:
 
         A caller that is cancelled leaves; the work is done all the same.
         """
-        event = anyio.Event()
-        answer: list[Any] = []
-
-        def done(result: T | None, error: BaseException | None) -> None:
-            answer.extend((result, error))
-            event.set()
-
-        self.post(lambda turn: turn.do(work, repeatable=repeatable), done)
-        await event.wait()
-        result, error = answer
-        if error is not None:
-            raise error
-        return result
+        return await ask(self, lambda turn: turn.do(work, repeatable=repeatable))
 
     async def close(self) -> None:
         """Wait for what was posted, then end the threads and the connections."""

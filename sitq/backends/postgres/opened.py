@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 
 from sitq.backends.base import Changes
 from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.lifetime import finish
 from sitq.backends.loop import Loop
 from sitq.backends.postgres.connect import Connection, Server, as_query
 from sitq.backends.postgres.driver import CLOSE_LIMIT, Driver, Session
@@ -199,27 +200,23 @@ class Opened:
         self.waiters.close()
         self.groups.close()
         self.work.notify()
-        # Native cancellation walks out of a shield, but not out of a task group: that waits.
-        with CancelScope(shield=True):
-            async with create_task_group() as group:
-                group.start_soon(self._close)
+        await finish(self._close)
 
     async def _close(self) -> None:
         try:
-            with CancelScope(shield=True):
-                self.driver.desk.is_wanted = False
-                with move_on_after(CLOSE_LIMIT, shield=True):
-                    for commit in (
-                        *(self.inserts, self.keyed, self.children, self.commit),
-                        *(self.ends, self.wishes, self._looks),
-                    ):
-                        await commit.drained()
-                threads = CapacityLimiter(math.inf)
-                for part in (self._bell, self._listener):
-                    if part is not None:
-                        part.close()
-                        await to_thread.run_sync(part.join, limiter=threads)
-                await self.driver.close()
+            self.driver.desk.is_wanted = False
+            with move_on_after(CLOSE_LIMIT, shield=True):
+                for commit in (
+                    *(self.inserts, self.keyed, self.children, self.commit),
+                    *(self.ends, self.wishes, self._looks),
+                ):
+                    await commit.drained()
+            threads = CapacityLimiter(math.inf)
+            for part in (self._bell, self._listener):
+                if part is not None:
+                    part.close()
+                    await to_thread.run_sync(part.join, limiter=threads)
+            await self.driver.close()
         finally:
             self.abandon()
 

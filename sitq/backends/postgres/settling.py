@@ -44,9 +44,9 @@ class Settle(NamedTuple):
     def plainly(self, session: Session) -> Settled:
         """In one statement, which is a transaction; what has a family in another one."""
         values = _values(sorted(self.changes), self.worker, State.RUNNING, self.now)
-        made = session.at_once(lambda session: session.rows(self.sql["settle_plain"], values))
+        made = set(session.at_once(lambda session: session.rows(self.sql["settle_plain"], values)))
         seqs = {seq for seq, _ in made}
-        rest = [change for change in self.changes if change[:2] not in set(made)]
+        rest = [change for change in self.changes if change[:2] not in made]
         if not rest:
             return Settled(seqs)
         others = session.transaction(self._replace(changes=rest))

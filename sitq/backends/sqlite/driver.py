@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import anyio
 
+from sitq.backends.commit import ask
 from sitq.backends.loop import Loop
 from sitq.errors import NotOpen
 
@@ -105,19 +106,7 @@ class Driver:
 
         A caller that is cancelled leaves; the work is done all the same.
         """
-        event = anyio.Event()
-        answer: list[Any] = []
-
-        def done(result: T | None, error: BaseException | None) -> None:
-            answer.extend((result, error))
-            event.set()
-
-        self.post(work, done)
-        await event.wait()
-        result, error = answer
-        if error is not None:
-            raise error
-        return result
+        return await ask(self, work)
 
     async def close(self) -> None:
         """Do what was posted, close the connection and end the thread."""

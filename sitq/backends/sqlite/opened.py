@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from sqlite3 import Connection, Error
 from typing import Any, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, create_task_group, move_on_after, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 
 from sitq.backends.base import Changes, Wanted
 from sitq.backends.commit import GroupCommit, Operation
+from sitq.backends.lifetime import finish
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
@@ -149,23 +150,19 @@ class Opened:
         self.waiters.close()
         self.work.notify()
         self.ended.notify()
-        # Native cancellation walks out of a shield, but not out of a task group: that waits.
-        with CancelScope(shield=True):
-            async with create_task_group() as group:
-                group.start_soon(self._close)
+        await finish(self._close)
 
     async def _close(self) -> None:
         try:
-            with CancelScope(shield=True):
-                await self.commit.drained()
-                if self._watch is not None:
-                    self._watch.close()
-                    await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
-                with move_on_after(CLOSE_LIMIT, shield=True):
-                    await self._looks.drained()
-                if self.reader is not self.writer:
-                    await self.reader.close()
-                await self.writer.close()
+            await self.commit.drained()
+            if self._watch is not None:
+                self._watch.close()
+                await to_thread.run_sync(self._watch.join, limiter=CapacityLimiter(math.inf))
+            with move_on_after(CLOSE_LIMIT, shield=True):
+                await self._looks.drained()
+            if self.reader is not self.writer:
+                await self.reader.close()
+            await self.writer.close()
         finally:
             self.abandon()
 
