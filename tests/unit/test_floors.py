@@ -32,6 +32,7 @@ FLOORS = [
     [
         "sitq.backends.commit",
         "sitq.backends.base",
+        "sitq.backends.families",
         "sitq.backends.lifetime",
         "sitq.backends.loop",
         "sitq.backends.pruning",

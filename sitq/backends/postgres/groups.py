@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sitq.backends.families import may_live, replayed
 from sitq.backends.postgres.arrays import bodies, ids, numbers, texts
 from sitq.backends.postgres.descent import cancel_trees
 from sitq.backends.postgres.driver import Session
 from sitq.backends.postgres.inserting import MOST_TRIES, new_rows
 from sitq.backends.postgres.queries import Queries
 from sitq.backends.states import NUMBERS, STATES
-from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch, StoreUnavailable
+from sitq.errors import KeyTaken, LeaseLost, StoreUnavailable
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State
 
 __all__ = [
@@ -27,9 +28,6 @@ __all__ = [
     "insert_children",
     "open_group",
 ]
-
-_OVER = (NUMBERS[State.FAILED], NUMBERS[State.CANCELLED])
-_ENDED = (NUMBERS[State.SUCCEEDED], *_OVER)
 
 
 def open_group(session: Session, sql: Queries, new: NewGroup, now: float | None) -> Group:
@@ -71,30 +69,12 @@ def insert_children(
         ReplayMismatch: an earlier run enqueued something else in the place of one of them.
         KeyTaken: a task that is not of the group holds the key of one of them.
     """
-    may_live = _may_live(session, sql, group)
-    known = _known(session, sql, group, children)
-    fresh: list[NewChild] = []
-    older: list[bytes] = []
-    stands_for: list[bytes] = []
-    for child in children:
-        if child.child in known:
-            id, state, born, digest = known[child.child]
-            if digest != child.digest:
-                raise ReplayMismatch(
-                    f"an earlier run of the task enqueued another call as its child {child.child}: "
-                    "a task that opens groups must enqueue the same calls when it runs again"
-                )
-            if state not in _OVER or born >= group.generation:
-                if born < group.generation:
-                    older.append(id)
-                stands_for.append(id)
-                continue
-        fresh.append(child)
-        stands_for.append(child.task.id)
+    is_open = _may_live(session, sql, group)
+    fresh, older, stands_for = replayed(group, children, _known(session, sql, group, children))
     if older:
         session.rows(sql["renew_children"], {"generation": group.generation, "ids": ids(older)})
     seqs, holders = _insert_rows(session, sql, group, fresh, now)
-    if not may_live:
+    if not is_open:
         cancel_trees(session, sql, seqs, now)
     return [holders.get(id, id) for id in stands_for]
 
@@ -190,16 +170,7 @@ def _may_live(session: Session, sql: Queries, group: Group, lock: str = "share_g
     # Always the parent before its group, and the group before its children.
     parent = session.row(sql["parent"], {"parent": group.parent})
     row = session.row(sql[lock], {"group": group.id})
-    if row is not None:
-        is_cancelled, is_owned = row
-        if is_owned:
-            return not is_cancelled
-        state, fence, cancel = parent or (None, 0, False)
-        if state == NUMBERS[State.RUNNING] and fence == group.fence:
-            return not is_cancelled and not cancel
-        if state in _ENDED:
-            return False
-    raise LeaseLost("the group is no longer this run's, or this program's: its lease was taken")
+    return may_live(group, row, parent or (None, None, False))
 
 
 def _known(

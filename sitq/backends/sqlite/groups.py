@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any
 
+from sitq.backends.families import may_live, replayed
 from sitq.backends.sqlite.damage import shown
 from sitq.backends.sqlite.descent import cancel_trees
 from sitq.backends.sqlite.inserting import MOST_ROWS, insert_keyed, put_big_arguments, row_of
 from sitq.backends.sqlite.queries import SQL, with_rows
 from sitq.backends.states import NUMBERS, STATES
-from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch
+from sitq.errors import KeyTaken, LeaseLost
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State, TaskRow
 
 __all__ = [
@@ -27,9 +28,6 @@ __all__ = [
     "open_group",
     "tree",
 ]
-
-_OVER = (NUMBERS[State.FAILED], NUMBERS[State.CANCELLED])
-_ENDED = (NUMBERS[State.SUCCEEDED], *_OVER)
 
 
 def open_group(connection: Connection, new: NewGroup, now: float) -> Group:
@@ -73,28 +71,13 @@ def insert_children(
         ReplayMismatch: an earlier run enqueued something else in the place of one of them.
         KeyTaken: a task that is not of the group holds the key of one of them.
     """
-    may_live = _may_live(connection, group)
-    known = _known(connection, group, children)
-    fresh: list[NewChild] = []
-    ids: list[bytes] = []
-    for child in children:
-        if child.child in known:
-            id, state, born, digest = known[child.child]
-            if digest != child.digest:
-                raise ReplayMismatch(
-                    f"an earlier run of the task enqueued another call as its child {child.child}: "
-                    "a task that opens groups must enqueue the same calls when it runs again"
-                )
-            if state not in _OVER or born >= group.generation:
-                if born < group.generation:
-                    connection.execute(SQL["renew_child"], (group.generation, id))
-                ids.append(id)
-                continue
-        fresh.append(child)
-        ids.append(child.task.id)
+    is_open = _may_live(connection, group)
+    fresh, older, ids = replayed(group, children, _known(connection, group, children))
+    for id in older:
+        connection.execute(SQL["renew_child"], (group.generation, id))
     stands_for = _insert_rows(connection, group, fresh)
     put_big_arguments(connection, [child.task for child in fresh])
-    if not may_live:
+    if not is_open:
         seqs = [connection.execute(SQL["seq_of"], (child.task.id,)).fetchone() for child in fresh]
         cancel_trees(connection, [row[0] for row in seqs if row is not None], now)
     return [stands_for.get(id, id) for id in ids]
@@ -183,15 +166,9 @@ def _may_live(connection: Connection, group: Group) -> bool:
         LeaseLost: that is for another run to say, or for nobody any more.
     """
     row = connection.execute(SQL["parent_of"], (group.id,)).fetchone()
-    if row is not None:
-        is_cancelled, is_owned, state, fence, cancel = row
-        if is_owned:
-            return not is_cancelled
-        if state == NUMBERS[State.RUNNING] and fence == group.fence:
-            return not is_cancelled and not cancel
-        if state in _ENDED:
-            return False
-    raise LeaseLost("the group is no longer this run's, or this program's: its lease was taken")
+    if row is None:
+        return may_live(group, None, (None, None, False))
+    return may_live(group, row[:2], row[2:])
 
 
 def _known(
