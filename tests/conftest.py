@@ -37,6 +37,13 @@ def postgres_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     postgres.use_folder(shared / "postgres")
 
 
+@pytest.fixture
+def schema() -> Iterator[str]:
+    """A schema of the test server that only the test knows."""
+    with postgres.fresh_schema() as name:
+        yield name
+
+
 @pytest.fixture(autouse=True)
 def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with nothing_left(tmp_path_factory.getbasetemp()):

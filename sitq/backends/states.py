@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sitq.model import State
 
-__all__ = ["NUMBERS", "STATES"]
+__all__ = ["NUMBERS", "STATES", "state_of"]
 
 STATES: tuple[State, ...] = (
     State.PENDING,
@@ -16,3 +16,8 @@ STATES: tuple[State, ...] = (
     State.CANCELLED,
 )
 NUMBERS: Mapping[State, int] = {state: number for number, state in enumerate(STATES)}
+
+
+def state_of(number: int) -> State:
+    """The state with this number."""
+    return STATES[number]

@@ -27,6 +27,10 @@ VALUES: dict[str, Any] = {
     "largest": 1_000_000,
     "worker": 7,
     "batch": 1,
+    "floor_queues": "{default}",
+    "floor_times": "{0}",
+    "floor_seqs": "{0}",
+    "priority": 0,
     "lost": "{1,2}",
     "id": "0" * 31 + "1",
     "ids": "{" + "0" * 31 + "1}",
@@ -58,6 +62,7 @@ HOT = [
     *(
         "reserve",
         "reserve_all",
+        "reserve_from",
         "reserved",
         "share_its_parent",
         "settle_plain",

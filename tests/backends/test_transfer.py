@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,15 +16,9 @@ from sitq.model import NewGroup, WorkerRecord
 from sitq.transfer import transfer
 
 from ..groups import functions as f
-from ..postgres import backend_at, fresh_schema, server_url
+from ..postgres import backend_at, server_url
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def schema() -> Iterator[str]:
-    with fresh_schema() as name:
-        yield name
 
 
 async def filled(path: Path) -> list[object]:

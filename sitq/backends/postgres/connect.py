@@ -166,7 +166,6 @@ class Server:
         return {
             "autocommit": True,
             "prepare_threshold": None if self.pooled else 3,
-            "cursor_factory": psycopg.Cursor,
         }
 
     def connect(self) -> Connection:

@@ -296,12 +296,12 @@ class Driver:
         """Call back on the loop, after the tasks that are ready now have run."""
         self._loop.soon(callback)
 
-    async def run(self, work: Callable[[Session], T], *, repeatable: bool = True) -> T:
+    async def run(self, work: Callable[[Session], T]) -> T:
         """Run ``work(session)`` on a thread and wait for its result.
 
         A caller that is cancelled leaves; the work is done all the same.
         """
-        return await ask(self, lambda turn: turn.do(work, repeatable=repeatable))
+        return await ask(self, lambda turn: turn.do(work))
 
     async def close(self) -> None:
         """Wait for what was posted, then end the threads and the connections."""

@@ -16,7 +16,7 @@ from sitq.backends.postgres.descent import cancel_trees
 from sitq.backends.postgres.driver import Session
 from sitq.backends.postgres.inserting import MOST_TRIES, new_rows
 from sitq.backends.postgres.queries import Queries
-from sitq.backends.states import NUMBERS, STATES
+from sitq.backends.states import NUMBERS, state_of
 from sitq.errors import KeyTaken, LeaseLost, StoreUnavailable
 from sitq.model import ChildEnd, Group, NewChild, NewGroup, State
 
@@ -97,7 +97,7 @@ def ended_children(
     # In this order: one that ends between the two looks must not be missed by both.
     [(is_live,)] = session.rows(sql["has_live_children"], values)
     ends = [
-        ChildEnd(number, id, child, STATES[state], value)
+        ChildEnd(number, id, child, state_of(state), value)
         for number, id, child, state, value in session.rows(sql["ended_children"], values)
     ]
     return ends if ends or is_live else None

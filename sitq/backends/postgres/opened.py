@@ -296,15 +296,10 @@ def _together(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
         batch: operations that wait for none of each other's rows.
     """
 
-    def work(session: Session) -> list[Any]:
-        return [operation.apply(session) for operation in batch]
+    def transaction(session: Session) -> None:
+        session.transaction(partial(_apply, batch))
 
-    def transaction(session: Session) -> list[Any]:
-        return session.transaction(work)
-
-    results = turn.do(transaction)
-    for operation, result in zip(batch, results, strict=True):
-        operation.result = result
+    turn.do(transaction)
     return True
 
 
@@ -329,13 +324,13 @@ def _done(wish: Any, session: Session) -> Any:
 
 
 def _look(turn: Any, batch: Sequence[Operation[Session, Any]]) -> bool:
-    def look(session: Session) -> list[Any]:
-        return [operation.apply(session) for operation in batch]
-
-    results = turn.do(look)
-    for operation, result in zip(batch, results, strict=True):
-        operation.result = result
+    turn.do(partial(_apply, batch))
     return True
+
+
+def _apply(batch: Sequence[Operation[Session, Any]], session: Session) -> None:
+    for operation in batch:
+        operation.result = operation.apply(session)
 
 
 def _not_used(_: object) -> Any:

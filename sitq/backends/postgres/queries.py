@@ -8,17 +8,10 @@ from functools import cache
 from types import MappingProxyType
 
 from sitq.backends.sql import load, load_queries
-from sitq.backends.states import STATES
-from sitq.model import State
 
-__all__ = ["RUNGS", "Queries", "queries", "rung", "state_of"]
+__all__ = ["RUNGS", "Queries", "queries", "rung"]
 
 Queries = Mapping[str, str]
-
-
-def state_of(number: int) -> State:
-    """The state with this number."""
-    return STATES[number]
 
 
 RUNGS: tuple[str, ...] = ("schema.sql",)

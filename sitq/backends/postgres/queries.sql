@@ -19,19 +19,22 @@ extract(epoch FROM t.deadline)::float8, extract(epoch FROM t.started)::float8,
 extract(epoch FROM t.ended)::float8, {its_value},
 CASE WHEN octet_length(t.error) <= 4194304 THEN t.error END
 
+-- name: before_bodies
+t.seq, t.id, t.name, t.queue, t.priority, t.fence, t.attempts, t.crashes, t.epoch,
+extract(epoch FROM t.run_at)::float8, t.timeout, extract(epoch FROM t.deadline)::float8
+
+-- name: after_bodies
+extract(epoch FROM t.enqueued)::float8, extract(epoch FROM t.unknown_since)::float8, t.group_id
+
 -- name: its_run
 -- The fields of a `Reservation`, without policy and arguments.
-t.seq, t.id, t.name, t.queue, t.priority, t.fence, t.attempts, t.crashes, t.epoch,
-extract(epoch FROM t.run_at)::float8, t.timeout, extract(epoch FROM t.deadline)::float8,
-NULL::bytea, ''::bytea, extract(epoch FROM t.enqueued)::float8,
-extract(epoch FROM t.unknown_since)::float8, t.group_id
+{before_bodies}, NULL::bytea, ''::bytea, {after_bodies}
 
 -- name: its_reservation
-t.seq, t.id, t.name, t.queue, t.priority, t.fence, t.attempts, t.crashes, t.epoch,
-extract(epoch FROM t.run_at)::float8, t.timeout, extract(epoch FROM t.deadline)::float8,
+{before_bodies},
 CASE WHEN octet_length(t.retry) <= 65536 THEN t.retry END,
 CASE WHEN octet_length(t.arguments) <= %(largest)s::bigint THEN t.arguments END,
-extract(epoch FROM t.enqueued)::float8, extract(epoch FROM t.unknown_since)::float8, t.group_id
+{after_bodies}
 
 -- name: new_columns
 id, name, queue, priority, run_at, key, timeout, deadline, retry, arguments, enqueued
@@ -213,16 +216,14 @@ WITH RECURSIVE {all_queues}, {pairs}, {choice}
 -- Behind the places of the last one, at its priority.
 WITH moment (now) AS MATERIALIZED (SELECT {now}),
 chosen AS MATERIALIZED (
-    SELECT t.seq FROM unnest(
-        %(floor_queues)s::text[], %(floor_times)s::float8[], %(floor_seqs)s::bigint[]
-    ) AS p (queue, run_at, seq)
+    SELECT t.seq FROM (
+        SELECT u.*, %(priority)s::smallint AS priority FROM unnest(
+            %(floor_queues)s::text[], %(floor_times)s::float8[], %(floor_seqs)s::bigint[]
+        ) AS u (queue, run_at, seq)
+    ) p
     CROSS JOIN LATERAL (
         SELECT t.seq, t.run_at FROM sitq.task t
-        WHERE t.state = 0 AND t.queue = p.queue AND t.priority = %(priority)s::smallint
-            AND (t.run_at, t.seq) > (to_timestamp(p.run_at), p.seq)
-            AND t.run_at <= (SELECT now FROM moment)
-            AND (t.deadline IS NULL OR t.deadline > (SELECT now FROM moment))
-            AND t.name <> ALL (%(skip)s::text[]) AND t.crashes = 0
+        WHERE {fits} AND (t.run_at, t.seq) > (to_timestamp(p.run_at), p.seq) AND t.crashes = 0
         ORDER BY t.run_at, t.seq LIMIT %(limit)s::integer FOR UPDATE SKIP LOCKED
     ) t
     ORDER BY t.run_at, t.seq LIMIT %(limit)s::integer

@@ -13,10 +13,10 @@ from sitq.backends.postgres.arrays import ids, numbers, texts
 from sitq.backends.postgres.descent import cancel_below
 from sitq.backends.postgres.driver import Session
 from sitq.backends.postgres.floors import Floors
-from sitq.backends.postgres.queries import Queries, state_of
+from sitq.backends.postgres.queries import Queries
 from sitq.backends.postgres.wishes import Tries
 from sitq.backends.pruning import most_ends
-from sitq.backends.states import NUMBERS, STATES
+from sitq.backends.states import NUMBERS, STATES, state_of
 from sitq.errors import KeyTaken, WrongState
 from sitq.model import Reservation, State, TaskRow
 

@@ -6,7 +6,6 @@ answers as the store is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -18,9 +17,9 @@ import pytest
 from sitq.backends.postgres import PostgresBackend
 from sitq.errors import SitqError
 
-from ...postgres import fresh_schema, server_url
+from ...postgres import server_url
 from ..checkpoints import LONG, NATURES, WAYS, Attempt, nothing_leaked
-from .stage import Stage, Template, make_template
+from .stage import Stage, Template
 from .verbs import PLAIN_READS, WRITES
 
 pytestmark = pytest.mark.anyio
@@ -36,18 +35,6 @@ def ways(verb: str) -> list[tuple[str, str]]:
 
 
 CASES = [(verb, *way) for verb in VERBS for way in ways(verb)]
-
-
-@pytest.fixture(scope="module")
-def template() -> Iterator[Template]:
-    with fresh_schema() as schema:
-        yield anyio.run(make_template, schema)
-
-
-@pytest.fixture(scope="module")
-def stranger(template: Template) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(server_url(), autocommit=True) as connection:
-        yield connection
 
 
 async def answer_of(stage: Stage, verb: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -13,27 +12,14 @@ import pytest
 from sitq.backends.postgres import PostgresBackend
 from sitq.errors import StoreUnavailable
 
-from ...postgres import fresh_schema, server_url
 from .proxy import Proxy
-from .stage import Stage, Template, make_template
+from .stage import Stage, Template
 from .verbs import MAYBE, WRITES, Start
 
 pytestmark = pytest.mark.anyio
 
 MOST = 60
 """No verb makes so many statements."""
-
-
-@pytest.fixture(scope="module")
-def template() -> Iterator[Template]:
-    with fresh_schema() as schema:
-        yield anyio.run(make_template, schema)
-
-
-@pytest.fixture(scope="module")
-def stranger(template: Template) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(server_url(), autocommit=True) as connection:
-        yield connection
 
 
 async def attempt(start: Start, stage: Stage) -> Any:
