@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
 
 import anyio
 
 from tests.benchmarks.pace import WARM
 
-__all__ = ["Calls", "Peer", "drain", "one_by_one", "round_trips"]
+__all__ = ["Calls", "Peer", "beside", "drain", "one_by_one", "round_trips"]
+
+
+@asynccontextmanager
+async def beside(worker: Coroutine[Any, Any, Any]) -> AsyncGenerator[None]:
+    """While open, the worker of a peer runs; it is cancelled at the end."""
+    running = asyncio.create_task(worker)
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 class Calls:

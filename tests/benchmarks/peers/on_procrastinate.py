@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from procrastinate import App, PsycopgConnector
 from procrastinate.jobs import Status
 
-from tests.benchmarks.peers.calls import Calls
+from tests.benchmarks.peers.calls import Calls, beside
 from tests.benchmarks.setting import URL
 
 __all__ = ["opened"]
@@ -67,14 +67,9 @@ class OnProcrastinate:
 
     @asynccontextmanager
     async def work(self, slots: int) -> AsyncGenerator[None]:
-        running = asyncio.create_task(
-            self._app.run_worker_async(concurrency=slots, install_signal_handlers=False)
-        )
-        try:
+        worker = self._app.run_worker_async(concurrency=slots, install_signal_handlers=False)
+        async with beside(worker):
             yield
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
 
 @asynccontextmanager

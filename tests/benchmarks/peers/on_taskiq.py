@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from taskiq.api import run_receiver_task
 from taskiq_redis import ListQueueBroker, RedisAsyncResultBackend
 
-from tests.benchmarks.peers.calls import Calls
+from tests.benchmarks.peers.calls import Calls, beside
 from tests.benchmarks.setting import URL
 
 __all__ = ["opened"]
@@ -52,12 +52,8 @@ class Taskiq:
 
     @asynccontextmanager
     async def work(self, slots: int) -> AsyncGenerator[None]:
-        running = asyncio.create_task(run_receiver_task(self._broker, max_async_tasks=slots))
-        try:
+        async with beside(run_receiver_task(self._broker, max_async_tasks=slots)):
             yield
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
 
 @asynccontextmanager
