@@ -212,6 +212,7 @@ def to_worker_status(row: WorkerRow) -> WorkerStatus:
         started_at=moment(row.started),
         silent=row.silent,
         stuck=row.stuck,
+        held=row.held,
     )
 
 

@@ -222,6 +222,7 @@ class WorkerRow(NamedTuple):
     silent: float | None
     """Seconds since its last beat; None when that was before this machine started."""
     stuck: int
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,3 +311,5 @@ class WorkerStatus:
     """Seconds since its last beat; None when that was before this machine started."""
     stuck: int
     """Tasks that do not end although they were told to, ``grace`` seconds ago or more."""
+    held: int
+    """Tasks that it holds now: those that run, and those that it has not settled yet."""

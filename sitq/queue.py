@@ -26,7 +26,7 @@ from sitq.options import (
     check_whole,
 )
 from sitq.registry import Call, TaskFunction, check_registered
-from sitq.serialization import Serializer, default_serializer, max_bytes
+from sitq.serialization import Serializer, default_serializer, max_bytes, unpack_arguments
 
 __all__ = ["TaskQueue"]
 
@@ -212,6 +212,27 @@ class TaskQueue:
         row = await self._backend.get(task_id(task).bytes, 0)
         return None if row is None else to_task(row)
 
+    async def arguments(
+        self, task: TaskHandle[Any] | UUID | str
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The positional and named arguments that a task was enqueued with.
+
+        Args:
+            task: its handle or id.
+
+        Returns:
+            both; None if there is no such task.
+
+        Raises:
+            NotSerializable: they are too large, or cannot be read with this serializer.
+        """
+        self._check_open()
+        id = task_id(task)
+        packed = await self._backend.arguments(id.bytes, max_bytes(self._serializer))
+        if packed is None and await self._backend.get(id.bytes, 0) is None:
+            return None
+        return unpack_arguments(self._serializer, packed, f"the arguments of task {id}")
+
     async def find(
         self,
         *,
@@ -242,6 +263,11 @@ class TaskQueue:
         """How many tasks are in each state, in all or in one queue."""
         self._check_open()
         return await self._backend.counts(_filter(None, queue).queue)
+
+    async def queues(self) -> list[str]:
+        """The queues that have pending or running tasks, in the order of their names."""
+        self._check_open()
+        return await self._backend.queues()
 
     async def workers(self) -> list[WorkerStatus]:
         """The workers that have a lease, those that started first at the front."""

@@ -285,6 +285,10 @@ class Backend(Protocol):
         """One task, or None if there is no such task. Its value only up to ``largest`` bytes."""
         ...
 
+    async def arguments(self, id: bytes, largest: int = ANY_SIZE) -> bytes | None:
+        """The packed arguments of a task; None if there is no such task or they are larger."""
+        ...
+
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         """Tasks in the order of enqueueing, without their values.
 
@@ -294,6 +298,10 @@ class Backend(Protocol):
 
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
         """How many tasks are in each state, in all or in one queue."""
+        ...
+
+    async def queues(self) -> list[str]:
+        """The queues that have pending or running tasks, in the order of their names."""
         ...
 
     async def prune(

@@ -102,13 +102,16 @@ class CallerRules(Stage):
 
     @rule(which=numbers, wanted=filters, size=st.integers(1, 4), first=numbers)
     def look(self, which: int, wanted: Filter, size: int, first: int) -> None:
-        """At one task, until it ends; at the numbers of a queue; page by page, from anywhere."""
+        """At one task, until it ends; at queues and their numbers; page by page, from anywhere."""
         id = self._some_id(which)
         known = self.model.tasks.get(id)
         self.check(id)
         self._wait(id, known)
         found = self.door(lambda backend: backend.counts(wanted.queue))
         assert dict(found) == self.model.counts(wanted.queue)
+        assert self.door(lambda backend: backend.queues()) == self.model.queues()
+        arguments = self.door(lambda backend: backend.arguments(id))
+        assert arguments == (None if known is None else known.new.arguments)
         after = first % (1 + max((task.seq for task in self.model.tasks.values()), default=0))
         expected = [task.seq for task in self.model.find(wanted) if task.seq > after]
         assert self._pages(wanted, after, size) == expected

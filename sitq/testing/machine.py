@@ -46,10 +46,11 @@ class QueueMachine(CallerRules, WorkerRules, FamilyRules):
             assert row._replace(value=None) == known.row()._replace(value=None)
         assert dict(numbers) == self.model.counts(None), "wrong numbers of tasks"
         now = self.clock.monotonic()
-        silent = {
-            id: (member.lease, now - member.beat) for id, member in self.model.members.items()
+        members = {
+            id: (member.lease, now - member.beat, len(self.model.held_by(id)))
+            for id, member in self.model.members.items()
         }
-        assert {row.id: (row.lease, row.silent) for row in workers} == silent
+        assert {row.id: (row.lease, row.silent, row.held) for row in workers} == members
 
     @invariant()
     def who_waits_for_an_end_hears_of_it(self) -> None:

@@ -204,6 +204,9 @@ class Model:
         found = Counter(task.state for task in self.find(Filter(queue=queue)))
         return {state: found[state] for state in State}
 
+    def queues(self) -> list[str]:
+        return sorted({task.new.queue for task in self.live()})
+
     def prunable(self, wanted: Filter, ended_before: float) -> tuple[list[Known], int]:
         """What a prune may delete, and how much of it it must.
 

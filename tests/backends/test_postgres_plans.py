@@ -72,6 +72,7 @@ HOT = [
     ),
     *("lock_groups", "cancelled", "taken", "state_of", "get", "prune", "ended_among", "held_by"),
     *("owners_without_lease", "expired", "forgotten", "key_holders", "children"),
+    *("arguments", "queues", "workers"),
     *("ended_children", "has_live_children", "live_children", "live_below", "cancel_all"),
 ]
 

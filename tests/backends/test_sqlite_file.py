@@ -283,6 +283,7 @@ async def test_one_bad_row_does_not_fail_strangers(path, new):
         ("pairs", "sitq_ready"),
         ("held_by", "sitq_held"),
         ("cancelled", "sitq_held"),
+        ("workers", "sitq_held"),
         ("key_holder", "sitq_live_key"),
         ("ended_since", "sitq_ended"),
         ("ends", "sitq_ended"),
@@ -300,6 +301,19 @@ async def test_hot_queries_walk_partial_indexes(path, query, index):
     steps = [row[3] for row in plan if "sitq_task" in row[3]]
     assert steps
     assert all(index in step for step in steps), steps
+
+
+async def test_the_names_of_queues_cost_no_walk_through_the_history(path):
+    async with SQLiteBackend(path) as backend:
+        plan = await backend._opened.reader.run(
+            lambda c: c.execute("EXPLAIN QUERY PLAN " + SQL["queues"]).fetchall()
+        )
+    steps = [row[3] for row in plan if "sitq_task" in row[3]]
+    assert [re.findall(r"sitq_ready|sitq_held", step) for step in steps] == [
+        ["sitq_ready"],
+        ["sitq_ready"],
+        ["sitq_held"],
+    ]
 
 
 async def test_several_queues_are_walked_without_sorting(path):

@@ -81,6 +81,7 @@ async def read_all(queue: TaskQueue) -> dict[str, Any]:
     for task in found:
         again = await queue.get(task.id)
         answers["the same" if again == task else f"get: {type(again).__name__}"] += 1
+        answers[f"arguments: {await outcome(lambda t=task: queue.arguments(t.id))}"] += 1
         answers[f"get_result: {await outcome(lambda t=task: queue.get_result(t.id))}"] += 1
         handle = queue.handle(task.id)
         answers[f"result: {await outcome(lambda h=handle: h.result(0))}"] += 1
@@ -89,6 +90,7 @@ async def read_all(queue: TaskQueue) -> dict[str, Any]:
         "answers": answers,
         "counts": dict(await queue.counts()),
         "counts_of_queue": dict(await queue.counts("default")),
+        "queues": await queue.queues(),
         "workers": len(await queue.workers()),
         "peak": peak(),
         "watched": watched,

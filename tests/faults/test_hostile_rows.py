@@ -35,6 +35,7 @@ NAMED = {
 ANSWERS = {
     "the same",
     "get: NoneType",  # its id cannot be read
+    *(f"arguments: {name}" for name in ("tuple", "NotSerializable", "NoneType")),
     *(f"get_result: {name}" for name in ("Result", "NotSerializable", "NoneType")),
     *(f"result: {name}" for name in ("str", "list", "TaskFailed", "TaskCancelled")),
     *(f"result: {name}" for name in ("NotSerializable", "TimeoutError", "TaskNotFound")),
@@ -161,5 +162,6 @@ def test_hostile_rows_hurt_nobody_else(tmp_path: Path, loop: str, rows: list[Kin
     assert report["watched"] == []
     assert report["peak"] - before < MEMORY
     assert report["counts"]["pending"] == len(left)
+    assert "default" in report["queues"]
     assert report["answers"].keys() <= ANSWERS, "an answer without a name of ours"
     assert cleared["left"] == 0

@@ -47,6 +47,8 @@ READS: Mapping[str, Start] = {
     "get": lambda s: s.backend.get(s.template.ids["succeeded"].bytes),
     "find": lambda s: s.backend.find(Filter(), after=0, limit=10),
     "counts": lambda s: s.backend.counts(),
+    "queues": lambda s: s.backend.queues(),
+    "arguments": lambda s: s.backend.arguments(s.template.ids["pending"].bytes),
     "ended": lambda s: s.backend.ended(s.template.ids["succeeded"].bytes),
     "queue.get_result": lambda s: s.queue.get_result(s.template.ids["succeeded"]),
     "queue.get_result-wait": lambda s: s.queue.get_result(s.template.ids["failed"], 60),

@@ -237,11 +237,17 @@ class PostgresBackend(Lifetime[Opened]):
         opened = await self._ready()
         return await opened.look(lambda s: verbs.get(s, opened.sql, id, largest))
 
+    async def arguments(self, id: bytes, largest: int = ANY_SIZE) -> bytes | None:
+        return await self._read(lambda s, o: verbs.arguments(s, o.sql, id, largest))
+
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         return await self._read(lambda s, o: verbs.find(s, o.sql, wanted, after, limit))
 
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
         return await self._read(lambda s, o: verbs.counts(s, o.sql, queue))
+
+    async def queues(self) -> list[str]:
+        return await self._read(lambda s, o: verbs.queues(s, o.sql))
 
     async def prune(
         self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0

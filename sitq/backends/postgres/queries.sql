@@ -312,6 +312,10 @@ WHERE seq = %(seq)s AND state >= 3
 -- name: get
 SELECT {its_row} FROM sitq.task t WHERE t.id = %(id)s::uuid
 
+-- name: arguments
+SELECT CASE WHEN octet_length(t.arguments) <= %(largest)s::bigint THEN t.arguments END
+FROM sitq.task t WHERE t.id = %(id)s::uuid
+
 -- name: find
 SELECT {its_row} FROM sitq.task t
 WHERE t.seq > %(after)s AND (%(state)s::smallint IS NULL OR t.state = %(state)s::smallint)
@@ -327,6 +331,12 @@ UNION ALL SELECT state, count(*) FROM sitq.task WHERE state >= 2 GROUP BY state
 
 -- name: counts_of_queue
 SELECT state, count(*) FROM sitq.task WHERE queue = %(queue)s GROUP BY state
+
+-- name: queues
+-- Of pending tasks, one seek each, and of those that run, which are few.
+WITH RECURSIVE {all_queues}
+SELECT queue FROM queues WHERE queue IS NOT NULL
+UNION SELECT queue FROM sitq.task WHERE state = 1
 
 -- name: is_free
 -- Whether no living parent, and no open group, may come back to it.
@@ -395,8 +405,9 @@ UPDATE sitq.worker SET stuck = %(stuck)s WHERE id = %(worker)s AND stuck <> %(st
 
 -- name: workers
 SELECT id, host, pid, queues, concurrency, lease, extract(epoch FROM started)::float8,
-    greatest(0, extract(epoch FROM {clock} - beat))::float8, stuck
-FROM sitq.worker ORDER BY id
+    greatest(0, extract(epoch FROM {clock} - beat))::float8, stuck,
+    (SELECT count(*) FROM sitq.task t WHERE t.state = 1 AND t.worker = w.id)
+FROM sitq.worker w ORDER BY id
 
 -- name: may_sweep
 SELECT pg_try_advisory_xact_lock(%(lock)s)

@@ -23,6 +23,7 @@ from sitq.model import Reservation, State, TaskRow
 __all__ = [
     "Reserve",
     "Reserved",
+    "arguments",
     "cancel",
     "cancelled",
     "counts",
@@ -32,6 +33,7 @@ __all__ = [
     "find",
     "get",
     "prune",
+    "queues",
     "revive",
     "tree",
 ]
@@ -179,6 +181,12 @@ def get(session: Session, sql: Queries, id: bytes, largest: int) -> TaskRow | No
     return None if row is None else _shown(row)
 
 
+def arguments(session: Session, sql: Queries, id: bytes, largest: int) -> bytes | None:
+    """The arguments of a task, if they have no more than ``largest`` bytes."""
+    row = session.row(sql["arguments"], {"id": id.hex(), "largest": largest})
+    return None if row is None else row[0]
+
+
 def find(session: Session, sql: Queries, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
     """Tasks in the order of enqueueing."""
     values = {**_filter(wanted), "after": after, "limit": limit, "largest": -1}
@@ -198,6 +206,11 @@ def counts(session: Session, sql: Queries, queue: str | None) -> dict[State, int
     else:
         rows = session.rows(sql["counts_of_queue"], {"queue": queue})
     return dict.fromkeys(STATES, 0) | {state_of(number): count for number, count in rows}
+
+
+def queues(session: Session, sql: Queries) -> list[str]:
+    """Those that have live tasks."""
+    return sorted(name for (name,) in session.rows(sql["queues"]))
 
 
 def ends(

@@ -231,11 +231,17 @@ class SQLiteBackend(Lifetime[Opened]):
         opened = await self._ready()
         return await opened.look(lambda c: verbs.get(c, id, largest))
 
+    async def arguments(self, id: bytes, largest: int = ANY_SIZE) -> bytes | None:
+        return await self._read(lambda c: verbs.arguments(c, id, largest))
+
     async def find(self, wanted: Filter, *, after: int, limit: int) -> list[TaskRow]:
         return await self._read(lambda c: verbs.find(c, wanted, after, limit))
 
     async def counts(self, queue: str | None = None) -> Mapping[State, int]:
         return await self._read(lambda connection: verbs.counts(connection, queue))
+
+    async def queues(self) -> list[str]:
+        return await self._read(verbs.queues)
 
     async def prune(
         self, wanted: Filter, *, ended_before: float, limit: int, after: int = 0

@@ -115,6 +115,7 @@ _FIELDS: Mapping[str, _Field] = {
     "boot": _TEXT,
     "beat": _real(0.0, math.inf, 0.0),
     "stuck": _COUNT,
+    "held": _COUNT,
 }
 _ask: Callable[[Callable[[Any], bool], Any], bool] = cast("Any", call)
 _SHOWN = [_FIELDS[name].bears for name in TaskRow._fields]

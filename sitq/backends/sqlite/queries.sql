@@ -85,15 +85,18 @@ ON CONFLICT (seq, part) DO UPDATE SET body = excluded.body
 -- name: drop_big
 DELETE FROM sitq_big WHERE seq = ? AND part = ?
 
+-- name: pending_queues
+queues (queue) AS (
+    SELECT min(queue) FROM sitq_task WHERE state = 0
+    UNION ALL
+    SELECT (SELECT min(queue) FROM sitq_task WHERE state = 0 AND queue > queues.queue)
+    FROM queues WHERE queues.queue IS NOT NULL
+)
+
 -- name: pairs
 -- The live (queue, priority) pairs, one seek each.
 WITH RECURSIVE
-    queues (queue) AS (
-        SELECT min(queue) FROM sitq_task WHERE state = 0
-        UNION ALL
-        SELECT (SELECT min(queue) FROM sitq_task WHERE state = 0 AND queue > queues.queue)
-        FROM queues WHERE queues.queue IS NOT NULL
-    ),
+    {pending_queues},
     pairs (queue, priority) AS (
         SELECT queue, (SELECT max(priority) FROM sitq_task WHERE state = 0 AND queue = queues.queue)
         FROM queues WHERE queue IS NOT NULL
@@ -214,6 +217,14 @@ WHERE seq = ? AND state >= 3
 -- name: get
 SELECT {its_row} FROM sitq_task WHERE id = ?2
 
+-- name: arguments
+-- Up to ?1 bytes.
+SELECT coalesce(
+    CASE WHEN typeof(arguments) = 'blob' AND length(arguments) <= ?1 THEN arguments END,
+    (SELECT body FROM sitq_big b WHERE b.seq = sitq_task.seq AND b.part = 0
+    AND typeof(body) = 'blob' AND length(body) <= ?1)
+) FROM sitq_task WHERE id = ?2
+
 -- name: find
 SELECT {its_row} FROM sitq_task
 WHERE seq > ?2 AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR queue = ?4)
@@ -227,6 +238,12 @@ UNION ALL SELECT state, count(*) FROM sitq_task WHERE state >= 2 GROUP BY state
 
 -- name: counts_of_queue
 SELECT state, count(*) FROM sitq_task WHERE queue = ? GROUP BY state
+
+-- name: queues
+-- Of pending tasks, one seek each, and of those that run, which are few.
+WITH RECURSIVE {pending_queues}
+SELECT {its_queue} FROM queues
+UNION SELECT {its_queue} FROM sitq_task WHERE state = 1
 
 -- name: is_free
 -- Whether no living parent, and no open group, may come back to it.
@@ -273,8 +290,9 @@ RETURNING id
 UPDATE OR IGNORE sitq_worker SET stuck = ? WHERE id = ? AND stuck <> ?1
 
 -- name: workers
-SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck FROM sitq_worker
-ORDER BY id
+SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck,
+    (SELECT count(*) FROM sitq_task WHERE state = 1 AND worker = sitq_worker.id)
+FROM sitq_worker ORDER BY id
 
 -- name: is_shared
 SELECT EXISTS (SELECT 1 FROM sitq_worker WHERE pid <> ?)

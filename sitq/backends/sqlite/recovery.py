@@ -20,7 +20,10 @@ from sitq.clock import to_microsecond
 from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
-_WORKER = ("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck")
+_WORKER = (
+    *("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck"),
+    "held",
+)
 """In the order of the query `workers`, after the id."""
 CHUNK = 500
 """Rows in one statement: SQLite binds at most 32,766 values."""
@@ -74,6 +77,7 @@ def _worker_row(row: tuple[Any, ...], boot: str, monotonic: float) -> WorkerRow:
         of["started"] or 0.0,
         max(0.0, monotonic - of["beat"]) if of["boot"] == boot else None,
         of["stuck"],
+        of["held"],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sitq.backends.base import Filter, Wanted
 from sitq.backends.pruning import most_ends
-from sitq.backends.sqlite.damage import LATEST, condemn, is_sound, shown
+from sitq.backends.sqlite.damage import LATEST, condemn, is_name, is_sound, shown
 from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import ERROR, SQL, VALUE, number_ends, padded, with_values
 from sitq.backends.states import NUMBERS, STATES
@@ -165,6 +165,12 @@ def get(connection: Connection, id: bytes, largest: int) -> TaskRow | None:
     return None if row is None else shown(row)
 
 
+def arguments(connection: Connection, id: bytes, largest: int) -> bytes | None:
+    """The arguments of a task, if they have no more than ``largest`` bytes."""
+    row = connection.execute(SQL["arguments"], (largest, id)).fetchone()
+    return None if row is None else row[0]
+
+
 def find(connection: Connection, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
     """Tasks in the order of enqueueing."""
     what = (0, after, *_filter(wanted), limit)
@@ -181,6 +187,12 @@ def counts(connection: Connection, queue: str | None) -> dict[State, int]:
     for number, count in rows:
         found[_state(number) or State.FAILED] += count
     return found
+
+
+def queues(connection: Connection) -> list[str]:
+    """Those that have live tasks, without names that sitq cannot have written."""
+    names = [name for (name,) in connection.execute(SQL["queues"])]
+    return sorted(name for name in names if type(name) is str and is_name(name))
 
 
 def ends(
