@@ -15,6 +15,7 @@ from sitq.errors import InvalidOption, StoreUnusable, TaskFailed, UsageError, Wr
 from sitq.model import NewGroup, WorkerRecord
 from sitq.transfer import transfer
 
+from ..former import first_version
 from ..groups import functions as f
 from ..postgres import backend_at, server_url
 
@@ -68,6 +69,16 @@ async def test_all_tasks_are_carried_over(tmp_path: Path, schema: str) -> None:
             assert await (await queue.enqueue(f.total, 1, 2)).result(20) == 2
         newest = (await queue.find(after=tasks[-1], limit=10))[0]
         assert newest.seq > tasks[-1].seq
+
+
+async def test_a_file_of_the_first_version(tmp_path: Path, schema: str) -> None:
+    path = tmp_path / "tasks.db"
+    with first_version():
+        async with TaskQueue(SQLiteBackend(path)) as queue:
+            handle = await queue.enqueue(f.echo, 1)
+    assert transfer(path, server_url(), schema=schema) == 1
+    async with TaskQueue(backend_at(schema)) as queue:
+        assert await queue.get(handle) is not None
 
 
 async def test_a_file_in_use_is_left_alone(tmp_path: Path, schema: str) -> None:

@@ -12,9 +12,9 @@ import sys
 from sitq.backends.sqlite import migrate
 from sitq.backends.sqlite.connect import Database
 
-SECOND = """
+LATER = """
 ALTER TABLE sitq_task ADD COLUMN note TEXT;
-UPDATE sitq_task SET note = 'from version 1';
+UPDATE sitq_task SET note = 'from before';
 CREATE TABLE sitq_note (seq INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE INDEX sitq_by_note ON sitq_task (note);
 INSERT INTO sitq_note (seq, text) SELECT seq, note FROM sitq_task;
@@ -34,7 +34,7 @@ def open_database(path: str) -> int:
     split = migrate._statements
     migrate._statements = statements
     Database(path, "FULL", 30.0).create().close()
-    return MIGRATED if rungs == 1 else FOUND
+    return MIGRATED if rungs else FOUND
 
 
 def start(path: str, gate: int) -> int:
@@ -50,7 +50,7 @@ def start(path: str, gate: int) -> int:
 
 
 def main() -> None:
-    migrate.RUNGS = (*migrate.RUNGS, SECOND)
+    migrate.RUNGS = (*migrate.RUNGS, LATER)
     for line in sys.stdin:
         gate, opener = os.pipe()
         children = [start(sys.argv[1], gate) for _ in range(int(line))]

@@ -15,14 +15,17 @@ import anyio
 import pytest
 
 from sitq import Registry, SQLiteBackend, State, TaskQueue, Worker
+from sitq.backends.base import Filter
 from sitq.backends.sqlite import migrate
 from sitq.errors import StoreUnusable, StoreVersionError
 
+from ..former import EACH, fill, first_version
 from .disk import Disk, Kind
-from .migrators import FOUND, MIGRATED, SECOND
+from .migrators import FOUND, LATER, MIGRATED
 
 CHILD = Path(__file__).with_name("migrators.py")
-TASKS = 30
+TASKS = EACH * len(State) + 1
+NEWEST = len(migrate.RUNGS) + 1
 registry = Registry()
 
 
@@ -31,21 +34,22 @@ async def nothing() -> None:
     """Does nothing."""
 
 
-async def fill(path: Path) -> None:
-    async with SQLiteBackend(path) as backend:
-        await TaskQueue(backend).enqueue_many([nothing.call() for _ in range(TASKS)])
+async def make(path: Path) -> dict[bytes, State]:
+    with first_version():
+        async with SQLiteBackend(path) as backend:
+            return await fill(backend)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(tmp_path)
-    anyio.run(fill, disk.path)
+    anyio.run(make, disk.path)
     yield disk
     disk.close()
 
 
 def look(path: Path) -> tuple[int, int]:
-    """The version of a database that is whole, and how many tasks have what the second adds."""
+    """The version of a database that is whole, and how many tasks have what the last one adds."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("SELECT count(*) FROM sitq_task").fetchone() == (TASKS,)
@@ -92,7 +96,7 @@ def test_one_of_many_migrates(disk: Disk) -> None:
     assert look(disk.path) == (1, 0)
     with migrators(disk) as process:
         assert opened_by(process, 8) == [MIGRATED] + [FOUND] * 7
-        assert look(disk.path) == (2, TASKS)
+        assert look(disk.path) == (NEWEST, TASKS)
         assert opened_by(process, 2) == [FOUND] * 2
 
 
@@ -104,7 +108,7 @@ def test_a_migration_that_is_killed_leaves_the_old_version(disk: Disk) -> None:
         while opened_by(process, 1) == [-signal.SIGKILL] and look(disk.path) == (1, 0):
             killed += 1
             disk.control.kill_at = disk.control.writes + killed + 1
-    assert look(disk.path) == (2, TASKS)
+    assert look(disk.path) == (NEWEST, TASKS)
     assert killed > 10
 
 
@@ -116,25 +120,34 @@ def test_a_newer_schema_is_refused_without_a_write(disk: Disk) -> None:
         assert opened_by(process, 2) == [1, 1]
     assert disk.path.read_bytes() == before
     assert not [one for one in disk.records() if one.kind in (Kind.WRITE, Kind.TRUNCATE)]
-    with pytest.raises(StoreVersionError, match="schema version 99, this sitq knows 1"):
+    with pytest.raises(StoreVersionError, match=f"schema version 99, this sitq knows {NEWEST - 1}"):
         anyio.run(SQLiteBackend(disk.path).open)
 
 
 def test_a_rung_that_fails_leaves_the_old_version(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = SECOND + "INSERT INTO sitq_nowhere VALUES (1);\n"
+    broken = LATER + "INSERT INTO sitq_nowhere VALUES (1);\n"
     with monkeypatch.context() as patch:
         patch.setattr(migrate, "RUNGS", (*migrate.RUNGS, broken))
         with pytest.raises(StoreUnusable, match="sitq_nowhere"):
             anyio.run(SQLiteBackend(disk.path).open)
     assert look(disk.path) == (1, 0)
-    anyio.run(fill_none, disk.path)
 
 
-async def fill_none(path: Path) -> None:
-    async with SQLiteBackend(path) as backend:
-        assert (await backend.counts())[State.PENDING] == TASKS
+@pytest.mark.anyio
+async def test_tasks_of_the_first_version_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    states = await make(path)
+    with closing(sqlite3.connect(path)) as stranger:
+        before = stranger.execute("SELECT * FROM sitq_task ORDER BY seq").fetchall()
+        async with SQLiteBackend(path) as backend:
+            found = await backend.find(Filter(), after=0, limit=TASKS + 1)
+            assert {row.id: row.state for row in found} == states
+            assert await TaskQueue(backend).purge() == 3 * EACH
+            assert stranger.execute("SELECT count(*) FROM sitq_big").fetchone() == (2 * EACH + 1,)
+        after = stranger.execute("SELECT * FROM sitq_task ORDER BY seq").fetchall()
+    assert [row for row in before if row in after] == after
 
 
 @pytest.mark.anyio

@@ -14,7 +14,7 @@ __all__ = ["RUNGS", "Queries", "queries", "rung"]
 Queries = Mapping[str, str]
 
 
-RUNGS: tuple[str, ...] = ("schema.sql",)
+RUNGS: tuple[str, ...] = ("schema.sql", "schema_2.sql")
 """Rung n takes a database from version n to n + 1; version 0 is one without tables of sitq.
 
 A rung that was released once stays as it is: what changes the schema is a new one.

@@ -359,6 +359,11 @@ DELETE FROM sitq.task t
 USING unnest(%(seqs)s::bigint[], %(numbers)s::bigint[]) AS v (seq, change)
 WHERE t.seq = v.seq AND t.state >= 2 AND t.change = v.change AND {is_free}
 
+-- name: prune_progress
+DELETE FROM sitq.progress p
+WHERE p.seq = ANY(%(seqs)s::bigint[])
+    AND NOT EXISTS (SELECT 1 FROM sitq.task t WHERE t.seq = p.seq)
+
 -- name: prune_groups
 DELETE FROM sitq.task_group g
 WHERE g.parent = ANY(%(seqs)s::bigint[])

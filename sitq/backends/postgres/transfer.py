@@ -25,9 +25,10 @@ _TASK = (
 )
 _GROUP = ("id", "parent", "ordinal", "epoch", "generation", "deadline", "cancelled")
 """The columns that both stores have, by the same names."""
+_PROGRESS = ("seq", "fence", "done", "total", "note", "at")
 _BODIES = ("arguments", "value", "error")
 """What stands aside in the file where it is large, in the order of its parts."""
-_TIMES = frozenset(("run_at", "deadline", "unknown_since", "enqueued", "started", "ended"))
+_TIMES = frozenset(("run_at", "deadline", "unknown_since", "enqueued", "started", "ended", "at"))
 _TRUTHS = frozenset(("cancel", "cancelled"))
 _NUMBERED = (
     "SELECT setval('sitq.enqueued', max(seq)) FROM sitq.task",
@@ -47,6 +48,7 @@ def transfer(path: Path, url: str, schema: str) -> int:
                 _check_empty(connection, schema)
                 _copy(connection, f"{schema}.task_group", _GROUP, _groups(file))
                 count = _copy(connection, f"{schema}.task", _TASK, _tasks(file))
+                _copy(connection, f"{schema}.progress", _PROGRESS, _progress(file))
                 for query in _NUMBERED:
                     connection.execute(as_query(query.replace("sitq.", f"{schema}.")))
         except (DataError, IntegrityError, sqlite3.DatabaseError) as error:
@@ -95,6 +97,14 @@ def _tasks(file: sqlite3.Connection) -> Iterator[Mapping[str, Any]]:
                 query = "SELECT body FROM sitq_big WHERE seq = ? AND part = ?"
                 fields[name] = file.execute(query, (row["seq"], part)).fetchone()[0]
         yield fields
+
+
+def _progress(file: sqlite3.Connection) -> Iterator[Mapping[str, Any]]:
+    """What tasks have told; nothing in a file that no sitq has opened that could write it."""
+    exists = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'sitq_progress'"
+    if file.execute(exists).fetchone() is None:
+        return iter(())
+    return _rows(file, "SELECT p.*, t.fence FROM sitq_progress p JOIN sitq_task t ON t.seq = p.seq")
 
 
 def _rows(file: sqlite3.Connection, query: str) -> Iterator[Mapping[str, Any]]:

@@ -226,6 +226,7 @@ def prune(session: Session, sql: Queries, ends: Sequence[tuple[int, int]]) -> in
     seqs, changes = zip(*sorted(ends), strict=True)
     values = {"seqs": numbers(seqs), "numbers": numbers(changes)}
     deleted = session.count(sql["prune"], values)
+    session.rows(sql["prune_progress"], values)
     session.rows(sql["prune_groups"], values)
     return deleted
 

@@ -10,7 +10,9 @@ from sitq.errors import StoreUnusable, StoreVersionError
 
 __all__ = ["NOT_OURS", "RUNGS", "climb", "refuse_newer"]
 
-RUNGS: tuple[str, ...] = (load("sitq.backends.sqlite", "schema.sql"),)
+RUNGS: tuple[str, ...] = tuple(
+    load("sitq.backends.sqlite", name) for name in ("schema.sql", "schema_2.sql")
+)
 """Rung n takes a database from version n to n + 1; version 0 is a file without tables of sitq.
 
 A rung that was released once stays as it is: what changes the schema is a new one.

@@ -264,6 +264,9 @@ DELETE FROM sitq_task WHERE seq = ? AND state >= 2 AND change IS ? AND {is_free}
 -- name: prune_big
 DELETE FROM sitq_big WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE seq = ?1)
 
+-- name: prune_progress
+DELETE FROM sitq_progress WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE seq = ?1)
+
 -- name: prune_groups
 DELETE FROM sitq_group
 WHERE parent IN (SELECT value FROM json_each(?))

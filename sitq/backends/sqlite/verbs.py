@@ -209,7 +209,8 @@ def ends(
 def prune(connection: Connection, ends: Sequence[tuple[int, Any]]) -> int:
     """Delete ended tasks, if they have not been revived since. Returns how many."""
     deleted = connection.executemany(SQL["prune"], ends).rowcount
-    connection.executemany(SQL["prune_big"], [(seq,) for seq, _ in ends])
+    for query in ("prune_big", "prune_progress"):
+        connection.executemany(SQL[query], [(seq,) for seq, _ in ends])
     connection.execute(SQL["prune_groups"], (json.dumps([seq for seq, _ in ends]),))
     connection.execute(SQL["raise_pruned"])
     return deleted

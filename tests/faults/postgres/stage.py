@@ -36,7 +36,7 @@ from ..stage import RECORD, SUCCEEDED
 
 __all__ = ["Stage", "Template", "make_template"]
 
-TABLES = ("task", "task_group", "worker")
+TABLES = ("task", "task_group", "worker", "progress")
 SNAPSHOT = (
     "SELECT name, queue, state, priority, key, fence, attempts, crashes, epoch, cancel, worker,"
     " ended IS NOT NULL, unknown_since IS NOT NULL, length(arguments), length(value),"
