@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from sitq.cli import look, upgrade
+from sitq.cli.application import NoApplication
 from sitq.cli.store import INTERRUPTED
 from sitq.cli.text import harmless
 from sitq.errors import SitqError
@@ -64,6 +65,9 @@ def _run() -> int:
     """The exit code of the command. Its error is one line that says what to do."""
     try:
         return app(prog_name="sitq", standalone_mode=False) or DONE
+    except NoApplication as error:
+        _complain(error.message)
+        return error.exit_code
     except typer.TyperException as error:
         if error.format_message():  # without any argument the help was printed
             _complain(f"{error.format_message()} (sitq --help tells more)")

@@ -101,6 +101,16 @@ class Worker:
         self._host: TaskGroup | None = None
         self._root: object = None
 
+    @property
+    def registry(self) -> Registry:
+        """The task functions that this worker knows."""
+        return self._registry
+
+    @property
+    def grace(self) -> float:
+        """Seconds that running tasks get to finish when the worker stops."""
+        return self._options.grace
+
     async def run(
         self,
         *,
