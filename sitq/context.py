@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from sitq.errors import UsageError
@@ -26,6 +26,11 @@ class Running(Protocol):
     @property
     def place(self) -> str:
         """The store of the task."""
+        ...
+
+    @property
+    def resources(self) -> Any:
+        """What the tasks of its worker share."""
         ...
 
     @property
@@ -73,6 +78,14 @@ class CurrentTask:
     def cancelled(self) -> bool:
         """Whether this run is to end: for sync functions, which no cancellation can interrupt."""
         return self._run.cancel_called
+
+    @property
+    def resources(self) -> Any:
+        """What the ``lifespan`` of the worker has opened, the same object for each of its tasks.
+
+        None without one.
+        """
+        return self._run.resources
 
 
 # The run and not the `CurrentTask`: most functions never ask, and to make one takes time.

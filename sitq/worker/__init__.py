@@ -28,6 +28,7 @@ from sitq.options import (
 from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
 from sitq.worker.courtesy import give_way
+from sitq.worker.lifespan import Lifespan, LifespanFunction, check_lifespan
 from sitq.worker.run import Cause
 from sitq.worker.serve import serve
 from sitq.worker.shift import Options, Shift, Stop, log_event
@@ -56,6 +57,9 @@ class Worker:
         crash_limit: a task under which so many workers died fails.
         retention: seconds for which ended tasks are kept; None keeps them until they are purged.
         unknown_after: seconds after which a task fails whose function no worker knows.
+        lifespan: a function without arguments that returns an async context manager: entered
+            before the worker reserves anything, left after its last task was settled or given
+            back. Its value is ``current_task().resources``.
 
     Raises:
         InvalidOption: an option is outside what it takes.
@@ -75,6 +79,7 @@ class Worker:
         crash_limit: int = 3,
         retention: float | None = 7 * 86_400.0,
         unknown_after: float = 300.0,
+        lifespan: LifespanFunction | None = None,
     ) -> None:
         self._backend = check_backend(backend)
         self._serializer = check_serializer(
@@ -91,6 +96,7 @@ class Worker:
             retention=None if retention is None else check_seconds("retention", retention, 0.0),
             unknown_after=check_seconds("unknown_after", unknown_after, 0.0),
         )
+        self._lifespan = check_lifespan(lifespan)
         self._running = False
         self._intents: set[object] = set()
         self._stop = Stop()
@@ -267,15 +273,16 @@ class Worker:
     async def _serve(self, host: TaskGroup, courtesy: CancelScope) -> None:
         try:
             with CancelScope(shield=True):
-                async with self._backend:
-                    await self._serve_shifts()
+                lifespan = Lifespan(self._lifespan, host, self._stop, self._options.grace)
+                async with self._backend, lifespan as resources:
+                    await self._serve_shifts(resources)
         except Exception as error:
             self._error = error
         finally:
             courtesy.cancel()
             host.cancel_scope.cancel()
 
-    async def _serve_shifts(self) -> None:
+    async def _serve_shifts(self, resources: Any) -> None:
         """One shift, and another each time the lease is lost."""
         assert self._ready is not None
         while self._stop.cause is None:
@@ -290,6 +297,7 @@ class Worker:
                 worker,
                 self._stop,
                 Loop(),
+                resources,
             )
             shift.log(logging.INFO, "worker started")
             self._ready.set()

@@ -61,6 +61,8 @@ class Host(Protocol):
 
     is_closing: Callable[[], bool]
     """Whether it has cancelled its own task group, or is cancelled itself."""
+    resources: Any
+    """What its tasks share."""
 
     @property
     def place(self) -> str:
@@ -152,6 +154,11 @@ class Run:
     def place(self) -> str:
         """The store of the task."""
         return self.host.place
+
+    @property
+    def resources(self) -> Any:
+        """What the tasks of its worker share."""
+        return self.host.resources
 
     @property
     def only_run_ends(self) -> bool:

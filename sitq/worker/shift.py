@@ -107,6 +107,7 @@ class Shift:
     worker: int
     stop: Stop
     loop: Loop
+    resources: Any
     slots: CapacityLimiter = field(init=False)
     threads: CapacityLimiter = field(init=False)
     held: dict[int, Run] = field(default_factory=dict[int, Run])
