@@ -207,6 +207,15 @@ class Backend(Protocol):
         """
         ...
 
+    def insert_here(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
+        """As `insert_within`, on the thread that calls, whose connection it is: without a loop.
+
+        Raises:
+            NotOpen: something about the store is not known yet: `now` is to be asked before. Or its
+                tables are to be made first, which could wait for that very transaction.
+        """
+        ...
+
     async def hire(self, record: WorkerRecord) -> int:
         """Enter a worker, whose lease begins now. Returns its id, unique in this store for ever."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections import defaultdict
@@ -20,10 +21,10 @@ from sitq.backends.postgres.opened import Opened, Repeatable, ServerHeart
 from sitq.backends.postgres.recovery import Hire, Recovery, Times
 from sitq.backends.postgres.settling import Settle, Settled
 from sitq.backends.postgres.verbs import Reserve, Reserved
-from sitq.backends.postgres.within import insert_within
+from sitq.backends.postgres.within import insert_here, insert_within
 from sitq.backends.pruning import prunable
 from sitq.clock import Clock, to_microsecond
-from sitq.errors import StoreUnavailable
+from sitq.errors import NotOpen, StoreUnavailable
 from sitq.model import (
     Change,
     ChildEnd,
@@ -132,6 +133,15 @@ class PostgresBackend(Lifetime[Opened]):
         return await insert_within(
             self._server, opened.sql, opened.store, connection, tasks, self._now()
         )
+
+    def insert_here(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
+        opened = self._opened
+        if opened is None or opened.pid != os.getpid():
+            raise NotOpen(f"{self!r} is not open: use or enter the queue before")
+        if not tasks:
+            return []
+        now = self._now()
+        return insert_here(self._server, opened.sql, opened.store, connection, tasks, now)
 
     async def hire(self, record: WorkerRecord) -> int:
         hire = Hire(record, self._times())

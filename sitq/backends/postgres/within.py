@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -19,7 +20,7 @@ from sitq.errors import InvalidOption, UsageError
 from sitq.model import NewTask
 from sitq.naming import shown
 
-__all__ = ["insert_within"]
+__all__ = ["insert_here", "insert_within"]
 
 
 async def insert_within(
@@ -44,20 +45,41 @@ async def insert_within(
         InvalidOption: the connection is of another kind, or leads to another database.
         UsageError: no transaction is open on it, or it cannot be used here.
     """
-    steps = _steps(sql, store, tasks, now)
     ours: Any = connection
+    if not isinstance(connection, psycopg.AsyncConnection):
+        threads = CapacityLimiter(math.inf)
+        work = partial(insert_here, server, sql, store, connection, tasks, now)
+        return await to_thread.run_sync(work, limiter=threads)
+    _check(ours)
+    if not Loop().is_asyncio:
+        raise UsageError("an AsyncConnection can only be used on asyncio; take Connection")
     try:
-        if isinstance(connection, psycopg.Connection):
-            _check(ours)
-            return await to_thread.run_sync(_take, ours, steps, limiter=CapacityLimiter(math.inf))
-        if isinstance(connection, psycopg.AsyncConnection):
-            _check(ours)
-            if not Loop().is_asyncio:
-                raise UsageError("an AsyncConnection can only be used on asyncio; take Connection")
-            return await _take_async(ours, steps)
+        return await _take_async(ours, _steps(sql, store, tasks, now))
     except psycopg.Error as error:
         raise_as_ours(error, server.place)
-    raise InvalidOption(f"connection must be one of psycopg for this store: {shown(connection)}")
+
+
+def insert_here(
+    server: Server,
+    sql: Queries,
+    store: str,
+    connection: object,
+    tasks: Sequence[NewTask],
+    now: float | None,
+) -> list[bytes]:
+    """Store the tasks as `insert_within` does, on the thread that calls."""
+    ours: Any = connection
+    if isinstance(connection, psycopg.AsyncConnection):
+        raise InvalidOption("an AsyncConnection needs an event loop; take Connection")
+    if not isinstance(connection, psycopg.Connection):
+        raise InvalidOption(
+            f"connection must be one of psycopg for this store: {shown(connection)}"
+        )
+    _check(ours)
+    try:
+        return _take(ours, _steps(sql, store, tasks, now))
+    except psycopg.Error as error:
+        raise_as_ours(error, server.place)
 
 
 def _check(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

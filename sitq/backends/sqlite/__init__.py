@@ -20,7 +20,7 @@ from sitq.backends.sqlite.opened import FileHeart, Opened
 from sitq.backends.sqlite.settling import Settled
 from sitq.backends.sqlite.turn import Reserve, Reserved, Settle
 from sitq.backends.sqlite.version import warn_if_shared
-from sitq.backends.sqlite.within import insert_within
+from sitq.backends.sqlite.within import insert_here, insert_within
 from sitq.clock import Clock
 from sitq.errors import InvalidOption
 from sitq.model import (
@@ -116,6 +116,10 @@ class SQLiteBackend(Lifetime[Opened]):
     async def insert_within(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
         self._check_opened()
         return await insert_within(self._database, connection, tasks) if tasks else []
+
+    def insert_here(self, connection: object, tasks: Sequence[NewTask]) -> list[bytes]:
+        is_open = self._opened is not None and self._opened.pid == os.getpid()
+        return insert_here(self._database, connection, tasks, is_open=is_open) if tasks else []
 
     async def hire(self, record: WorkerRecord) -> int:
         def enter(connection: Connection) -> int:

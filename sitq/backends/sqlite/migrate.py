@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sitq.backends.sql import load
 from sitq.errors import StoreUnusable, StoreVersionError
 
-__all__ = ["NOT_OURS", "RUNGS", "climb", "refuse_newer"]
+__all__ = ["NOT_OURS", "RUNGS", "climb", "is_climbed", "refuse_newer"]
 
 RUNGS: tuple[str, ...] = tuple(
     load("sitq.backends.sqlite", name) for name in ("schema.sql", "schema_2.sql")
@@ -31,6 +31,11 @@ def refuse_newer(connection: sqlite3.Connection, path: str) -> None:
         raise StoreVersionError(
             f"{path} has schema version {found}, this sitq knows {len(RUNGS)}: upgrade sitq"
         )
+
+
+def is_climbed(connection: sqlite3.Connection) -> bool:
+    """Whether the schema is the newest: whether there is nothing for `climb` to do."""
+    return _version(connection) == len(RUNGS)
 
 
 def climb(connection: sqlite3.Connection) -> None:

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from sitq.backends.loop import Loop
+from sitq.backends.sqlite import migrate
 from sitq.backends.sqlite.connect import Database, read_text
 from sitq.backends.sqlite.inserting import insert
-from sitq.errors import InvalidOption, StoreUnavailable, UsageError
+from sitq.errors import InvalidOption, NotOpen, StoreUnavailable, UsageError
 from sitq.model import NewTask
 from sitq.naming import shown
 
 if TYPE_CHECKING:
     import aiosqlite
 
-__all__ = ["insert_within"]
+__all__ = ["insert_here", "insert_within"]
 
 
 async def insert_within(
@@ -33,17 +34,48 @@ async def insert_within(
         InvalidOption: the connection is of another kind, or leads to another database.
         UsageError: no transaction is open on it, or it cannot be used here.
     """
+    if _is_aiosqlite(connection):
+        return await _on_its_thread(connection, lambda own: insert_here(database, own, tasks))
+    # Nobody else is let run before: he might use the connection, and end the transaction.
+    await checkpoint_if_cancelled()
+    return insert_here(database, connection, tasks)
+
+
+def insert_here(
+    database: Database, connection: object, tasks: Sequence[NewTask], *, is_open: bool = True
+) -> list[bytes]:
+    """Store the tasks as `insert_within` does, on the thread that calls.
+
+    Args:
+        database: where the connection must lead to.
+        connection: of sqlite3, with an open transaction.
+        tasks: to be stored.
+        is_open: whether the database is open in this process, and its tables are known to be there.
+
+    Raises:
+        NotOpen: it is not, and its tables are missing or old: to make them could wait for the very
+            transaction of the connection.
+    """
     if database.in_memory:
         raise InvalidOption("no other connection leads to a database in memory; use a file")
-    if isinstance(connection, sqlite3.Connection):
-        # Nobody else is let run before: he might use the connection, and end the transaction.
-        await checkpoint_if_cancelled()
-        return _insert(database, connection, tasks)
     if _is_aiosqlite(connection):
-        return await _on_its_thread(connection, lambda own: _insert(database, own, tasks))
-    raise InvalidOption(
-        f"connection must be one of sqlite3 or aiosqlite for this store: {shown(connection)}"
-    )
+        raise InvalidOption("a connection of aiosqlite needs an event loop; take one of sqlite3")
+    if not isinstance(connection, sqlite3.Connection):
+        raise InvalidOption(
+            f"connection must be one of sqlite3 or aiosqlite for this store: {shown(connection)}"
+        )
+    if is_open:
+        database.check_usable()
+    _check(database, connection)
+    try:
+        with _read_as(connection, read_text), _savepoint(connection):
+            if not is_open:
+                _check_tables(database, connection)
+            return insert(connection, tasks)
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        _refuse_locked(database, error)
+        database.judge(error, None)
+        raise
 
 
 def _is_aiosqlite(connection: object) -> TypeGuard[aiosqlite.Connection]:
@@ -64,20 +96,6 @@ async def _on_its_thread(
     return await door._execute(work, own)
 
 
-def _insert(
-    database: Database, connection: sqlite3.Connection, tasks: Sequence[NewTask]
-) -> list[bytes]:
-    database.check_usable()
-    _check(database, connection)
-    try:
-        with _read_as(connection, read_text), _savepoint(connection):
-            return insert(connection, tasks)
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        _refuse_locked(database, error)
-        database.judge(error, None)
-        raise
-
-
 def _check(database: Database, connection: sqlite3.Connection) -> None:
     try:
         # A SELECT from the table of that name would fix what the transaction can see.
@@ -94,6 +112,15 @@ def _check(database: Database, connection: sqlite3.Connection) -> None:
         raise UsageError(
             "no transaction is open on the connection; begin one before: "
             'connection.execute("BEGIN IMMEDIATE")'
+        )
+
+
+def _check_tables(database: Database, connection: sqlite3.Connection) -> None:
+    migrate.refuse_newer(connection, database.path)
+    if not migrate.is_climbed(connection):
+        raise NotOpen(
+            f"{database.path} has no tables of sitq, or those of an older one: open the queue once "
+            "before a transaction of your own begins"
         )
 
 
