@@ -8,7 +8,7 @@ from sitq.clock import Clock
 from sitq.context import CurrentTask, current_task
 from sitq.group import INHERIT, TaskGroup
 from sitq.handle import TaskHandle
-from sitq.model import ErrorInfo, Result, State, Task, TaskTree, WorkerStatus
+from sitq.model import ErrorInfo, Progress, Result, State, Task, TaskTree, WorkerStatus
 from sitq.queue import TaskQueue
 from sitq.registry import Call, Registry, TaskFunction, task
 from sitq.retry import Retry
@@ -28,6 +28,7 @@ __all__ = [
     "INHERIT",
     "MsgpackSerializer",
     "PostgresBackend",
+    "Progress",
     "Registry",
     "Result",
     "Retry",

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sitq.errors import UsageError
 from sitq.model import Reservation
+from sitq.options import check_amount, check_note
 
 __all__ = ["CurrentTask", "Running", "current_task", "running_task", "while_waiting"]
 
@@ -45,6 +46,10 @@ class Running(Protocol):
 
     def describe(self) -> CurrentTask:
         """The task that it is a run of."""
+        ...
+
+    def tell(self, done: float, total: float | None, note: str) -> None:
+        """How far it is. From any thread."""
         ...
 
     def next_group(self) -> int:
@@ -86,6 +91,26 @@ class CurrentTask:
         None without one.
         """
         return self._run.resources
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Tell how far the task is, for `sitq.Task.progress` and for who watches it.
+
+        This only remembers it, in async functions as in the threads of sync ones: call it as often
+        as you like. The worker writes the newest, at most twice a second.
+
+        Args:
+            done: how much is done, from 0, in units of your own.
+            total: how much there is to do, above 0; None if that is not known.
+            note: a few words; the first 500 characters are kept, and control characters are not.
+
+        Raises:
+            InvalidOption: one of them is none of that.
+        """
+        self._run.tell(
+            check_amount("done", done, may_be_0=True),
+            None if total is None else check_amount("total", total),
+            check_note(note),
+        )
 
 
 # The run and not the `CurrentTask`: most functions never ask, and to make one takes time.

@@ -16,7 +16,17 @@ from sitq.context import running_task, while_waiting
 from sitq.errors import TaskCancelled, TaskFailed, TaskNotFound
 from sitq.failure import summary, unpack_error
 from sitq.lifecycle import TERMINAL
-from sitq.model import Result, State, Task, TaskRow, TaskTree, WorkerRow, WorkerStatus
+from sitq.model import (
+    Progress,
+    ProgressRow,
+    Result,
+    State,
+    Task,
+    TaskRow,
+    TaskTree,
+    WorkerRow,
+    WorkerStatus,
+)
 from sitq.options import check_seconds
 from sitq.serialization import Serializer, max_bytes, unpack
 
@@ -185,7 +195,12 @@ def to_task(row: TaskRow) -> Task:
         started_at=_moment_or_none(row.started),
         ended_at=_moment_or_none(row.ended),
         error=None if row.error is None else unpack_error(row.error),
+        progress=None if row.progress is None else _to_progress(row.progress),
     )
+
+
+def _to_progress(row: ProgressRow) -> Progress:
+    return Progress(row.done, row.total, row.note, moment(row.at))
 
 
 def to_tree(rows: Sequence[tuple[int | None, TaskRow]]) -> TaskTree | None:

@@ -20,8 +20,11 @@ __all__ = [
     "NewChild",
     "NewGroup",
     "NewTask",
+    "Note",
     "Outcome",
     "OutcomeKind",
+    "Progress",
+    "ProgressRow",
     "Reservation",
     "Result",
     "State",
@@ -186,6 +189,27 @@ class Change(NamedTuple):
     unknown_since: float | None = None
 
 
+class Note(NamedTuple):
+    """What a run has told of its progress."""
+
+    seq: int
+    fence: int
+    done: float
+    total: float | None
+    note: str
+    at: float
+    """When it did, by the clock of the store."""
+
+
+class ProgressRow(NamedTuple):
+    """What a task has told last of its progress, as a backend reads it."""
+
+    done: float
+    total: float | None
+    note: str
+    at: float
+
+
 class TaskRow(NamedTuple):
     """A task as a backend reads it: packed, times in seconds since 1970 UTC."""
 
@@ -207,6 +231,8 @@ class TaskRow(NamedTuple):
     value: bytes | None
     """None also if the store cannot give it: it is missing, or too large."""
     error: bytes | None
+    progress: ProgressRow | None = None
+    """None also if what is stored cannot have been told."""
 
 
 class WorkerRow(NamedTuple):
@@ -241,6 +267,19 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run was when it told of it."""
+
+    done: float
+    """From 0, in units of the function's own."""
+    total: float | None
+    """What ``done`` is to become, above 0; None if the function did not say."""
+    note: str
+    """What it said of it; empty if nothing."""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One durable call of a task function, as the store has it now."""
 
@@ -265,6 +304,8 @@ class Task:
     ended_at: datetime | None
     error: ErrorInfo | None
     """Why the last attempt failed, also while a retry is pending."""
+    progress: Progress | None = None
+    """What a run of it told last with ``current_task().progress()``; it stays when the run ends."""
 
 
 @dataclass(frozen=True, slots=True)

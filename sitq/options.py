@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -18,12 +19,14 @@ from sitq.retry import Retry
 __all__ = [
     "UNCHANGED",
     "Options",
+    "check_amount",
     "check_backend",
     "check_child",
     "check_connection",
     "check_key",
     "check_moment",
     "check_name",
+    "check_note",
     "check_priority",
     "check_retry",
     "check_seconds",
@@ -32,6 +35,7 @@ __all__ = [
     "check_whole",
     "is_key",
     "is_name",
+    "is_note",
 ]
 
 T = TypeVar("T")
@@ -39,10 +43,12 @@ T = TypeVar("T")
 _NAME = re.compile(r"\w[\w:-]*(?:\.[\w:-]+)*")
 MAX_NAME = 255
 MAX_KEY = 512
+MAX_NOTE = 500
 LONGEST = 36_525 * 86_400.0
 """Seconds of a hundred years: no time is further ahead, no span longer."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,11 @@ def is_name(value: str) -> bool:
 def is_key(value: str) -> bool:
     """Whether `check_key` takes it."""
     return 0 < len(value) <= MAX_KEY and not _CONTROL.search(value)
+
+
+def is_note(value: str) -> bool:
+    """Whether `check_note` gives it back as it is."""
+    return len(value) <= MAX_NOTE and not _CONTROL.search(value)
 
 
 def check_name(what: str, value: object) -> str:
@@ -150,6 +161,25 @@ def check_timeout(value: object) -> float:
     if value == 0:
         raise InvalidOption("timeout must be above 0 seconds; math.inf is no limit")
     return check_seconds("timeout", value)
+
+
+def check_amount(name: str, value: object, *, may_be_0: bool = False) -> float:
+    """How much there is of something: a finite number above 0, or from 0."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # of an int that no float comes near to
+            amount = float(value)
+            if 0 < amount < math.inf or (amount == 0 and may_be_0):
+                return amount
+    least = "from 0" if may_be_0 else "above 0"
+    raise InvalidOption(f"{name} must be a finite number {least}: {shown(value)}")
+
+
+def check_note(value: object) -> str:
+    """A few words on one line: the first 500 characters, with spaces for control characters."""
+    if not isinstance(value, str):
+        raise InvalidOption(f"note must be text: {shown(value)}")
+    kept = value[:MAX_NOTE]
+    return _CONTROL.sub(" ", _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", kept))
 
 
 def check_seconds(name: str, value: object, least: float = 0.0) -> float:

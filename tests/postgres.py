@@ -20,6 +20,7 @@ from sitq.backends.postgres import PostgresBackend
 __all__ = ["NAMED", "backend_at", "fresh_schema", "server_url", "start", "tables", "url_with"]
 
 NAMED = "SITQ_TEST_POSTGRES"
+_TABLES = (("sitq_task", "task"), ("sitq_group", "task_group"), ("sitq_progress", "progress"))
 _folder: Path | None = None
 
 
@@ -74,7 +75,7 @@ async def tables(backend: Any, query: str, *values: Any) -> list[tuple[Any, ...]
     if not isinstance(backend, PostgresBackend):
         return await backend._write(lambda c: c.execute(query, values).fetchall())
     schema = backend._server.schema
-    for name, ours in (("sitq_task", "task"), ("sitq_group", "task_group")):
+    for name, ours in _TABLES:
         query = query.replace(name, f"{schema}.{ours}")
     with psycopg.connect(server_url(), autocommit=True) as connection:
         cursor = connection.execute(query.replace("?", "%s"), values)

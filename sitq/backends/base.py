@@ -15,6 +15,7 @@ from sitq.model import (
     NewChild,
     NewGroup,
     NewTask,
+    Note,
     Reservation,
     State,
     TaskRow,
@@ -259,6 +260,14 @@ class Backend(Protocol):
         them: see `cancelled`. A task that goes back without an error keeps the one it has. What is
         returned goes to ``deliver`` too, called on the event loop also when the caller was
         cancelled meanwhile.
+        """
+        ...
+
+    async def progress(self, worker: int, notes: Sequence[Note]) -> None:
+        """Keep what runs of the worker have told, one note of each, in place of what their tasks
+        have told before.
+
+        What comes from a run that is over changes nothing. Nobody is told of it.
         """
         ...
 

@@ -17,12 +17,14 @@ __all__ = [
     "QUEUES",
     "Draft",
     "Pick",
+    "Tale",
     "batches",
     "drafts",
     "filters",
     "numbers",
     "picks",
     "queues",
+    "tales",
 ]
 
 QUEUES = ("default", "mail")
@@ -114,6 +116,26 @@ class Pick:
         )
 
 
+@dataclass(frozen=True)
+class Tale:
+    """What a run tells of its progress."""
+
+    which: int
+    stray: bool
+    """As of a `Pick`."""
+    done: float
+    total: float | None
+    note: str
+
+
+tales: st.SearchStrategy[Tale] = st.builds(
+    Tale,
+    which=numbers,
+    stray=st.sampled_from((False, False, True)),
+    done=st.sampled_from((0.0, 0.5, 1e308)),
+    total=st.sampled_from((None, 1e-300, 7.0)),
+    note=st.sampled_from(("", 'quotes " \\ {} NULL', "\u20ac" * 500)),
+)
 picks: st.SearchStrategy[Pick] = st.builds(
     Pick,
     which=numbers,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sitq.backends.base import Filter
 from sitq.lifecycle import TERMINAL
-from sitq.model import NewChild, NewTask, Reservation, State, TaskRow
+from sitq.model import NewChild, NewTask, ProgressRow, Reservation, State, TaskRow
 
 __all__ = ["Known", "Member", "Nursery"]
 
@@ -32,6 +32,7 @@ class Known:
     """When it ended, as a count of the ends."""
     value: bytes | None = None
     error: bytes | None = None
+    progress: ProgressRow | None = None
     group: int | None = None
     child: NewChild | None = None
     born: int = 0
@@ -62,6 +63,7 @@ class Known:
             self.ended,
             self.value,
             self.error,
+            self.progress,
         )
 
     def reservation(self) -> Reservation:

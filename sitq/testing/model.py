@@ -13,7 +13,7 @@ from sitq.backends.base import Filter, Recovered, Sweep, Wanted
 from sitq.clock import to_microsecond
 from sitq.errors import KeyTaken, LeaseLost, ReplayMismatch, WrongState
 from sitq.lifecycle import TERMINAL, TRANSITIONS
-from sitq.model import Change, Group, NewChild, NewTask, Reservation, State
+from sitq.model import Change, Group, NewChild, NewTask, Note, ProgressRow, Reservation, State
 from sitq.testing.known import Known, Member, Nursery
 
 __all__ = ["Model"]
@@ -94,6 +94,12 @@ class Model:
         if task is None or task.worker != worker or task.fence != change.fence:
             return None
         return None if task.cancel and change.state is State.PENDING else task
+
+    def progress(self, worker: int, notes: Iterable[Note]) -> None:
+        for note in notes:
+            task = self._by_seq(note.seq)
+            if task is not None and (task.worker, task.fence) == (worker, note.fence):
+                task.progress = ProgressRow(*note[2:])
 
     def cancelled(self, worker: int) -> set[int]:
         return {task.seq for task in self.held_by(worker) if task.cancel}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from sitq.backends.base import Wanted
-from sitq.model import Change, Outcome, OutcomeKind, Reservation, WorkerRecord
-from sitq.testing.draws import NAMES, Draft, Pick, batches, numbers, picks, queues
+from sitq.model import Change, Note, Outcome, OutcomeKind, Reservation, WorkerRecord
+from sitq.testing.draws import NAMES, Draft, Pick, Tale, batches, numbers, picks, queues, tales
 from sitq.testing.known import Known
 from sitq.testing.stage import Stage
 
@@ -92,19 +92,41 @@ class WorkerRules(Stage):
     @precondition(lambda self: self.past)
     def settle(self, which: int, picked: list[Pick]) -> None:
         """Any runs in one batch: of this worker, or of others, or long over."""
-        busy = [worker for worker in self.ever if self.model.held_by(worker)]
-        self._settle(self._one_of(3 * busy + self.ever, which), picked)
+        self._settle(self._busy_one(which), picked)
 
     def _settle(self, worker: int, picked: list[Pick]) -> None:
-        own = [run for owner, run in self.past if owner == worker and self._is_current(run)]
         changes: dict[tuple[int, int], Change] = {}
         for pick in picked:
-            runs = [run for _, run in self.past] if pick.stray or not own else own
-            if runs:
-                run = self._one_of(runs, pick.which)
+            run = self._run_of(worker, pick)
+            if run is not None:
                 changes[run.seq, run.fence] = self._end(run, pick)
         if changes:
             self.bring_home(worker, list(changes.values()))
+
+    @rule(which=numbers, told=st.lists(tales, min_size=1, max_size=3))
+    @precondition(lambda self: self.past)
+    def tell(self, which: int, told: list[Tale]) -> None:
+        """Of any runs in one batch, as `settle` ends them."""
+        worker = self._busy_one(which)
+        notes: dict[tuple[int, int], Note] = {}
+        for tale in told:
+            run = self._run_of(worker, tale)
+            assert run is not None
+            what = (tale.done, tale.total, tale.note, self.now)
+            notes[run.seq, run.fence] = Note(run.seq, run.fence, *what)
+        self.model.progress(worker, notes.values())
+        self.door(lambda backend: backend.progress(worker, list(notes.values())))
+
+    def _run_of(self, worker: int, pick: Pick | Tale) -> Reservation | None:
+        """Of this worker, if it has any; or any run that ever was."""
+        own = [run for owner, run in self.past if owner == worker and self._is_current(run)]
+        runs = [run for _, run in self.past] if pick.stray or not own else own
+        return self._one_of(runs, pick.which) if runs else None
+
+    def _busy_one(self, which: int) -> int:
+        """A worker that holds something, rather than one that holds nothing, or is no more."""
+        busy = [worker for worker in self.ever if self.model.held_by(worker)]
+        return self._one_of(3 * busy + self.ever, which)
 
     def _is_current(self, run: Reservation) -> bool:
         task = self.model.tasks.get(run.id)

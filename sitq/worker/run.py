@@ -73,6 +73,10 @@ class Host(Protocol):
         """The run only waits from now on."""
         ...
 
+    def tells(self, run: Run, done: float, total: float | None, note: str) -> None:
+        """The run tells of its progress. From any thread."""
+        ...
+
 
 class Run:
     """A task that this worker holds: its reservation, and its outcome once it is known.
@@ -174,6 +178,10 @@ class Run:
         """It was not opened: a second try is to have the same place."""
         if self._groups == ordinal + 1:
             self._groups = ordinal
+
+    def tell(self, done: float, total: float | None, note: str) -> None:
+        """Its function tells how far it is. From any thread."""
+        self.host.tells(self, done, total, note)
 
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[None]:

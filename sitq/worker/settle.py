@@ -12,6 +12,7 @@ from sitq.lifecycle import settle as decide
 from sitq.model import Change, State
 from sitq.worker.run import Cause, Run
 from sitq.worker.shift import Shift, logger
+from sitq.worker.telling import tell_last
 
 __all__ = ["settle", "settle_all"]
 
@@ -59,6 +60,8 @@ def _next_batch(shift: Shift) -> list[Run]:
 
 
 async def _settle_batch(shift: Shift, batch: list[Run]) -> None:
+    if shift.told or shift.telling:
+        await tell_last(shift, batch)
     refused = await _apply(shift, batch, cancel_requested=False)
     if refused:
         # A task that is to be cancelled does not go back: it is decided again, with that known.

@@ -17,7 +17,7 @@ from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.errors import StoreError
 from sitq.lease import record
-from sitq.model import Outcome, OutcomeKind, Reservation, WorkerRecord
+from sitq.model import Note, Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.registry import Registry
 from sitq.serialization import Serializer
 from sitq.worker.run import Cause, Run
@@ -115,6 +115,13 @@ class Shift:
     """Reserved, not yet started."""
     ended: dict[Run, None] = field(default_factory=dict[Run, None])
     """Ended, not yet settled."""
+    told: dict[Run, Note] = field(default_factory=dict[Run, Note])
+    """What runs have told of their progress and nobody has taken to write: the newest of each."""
+    telling: dict[Run, Note] = field(default_factory=dict[Run, Note])
+    """What is just being written of that."""
+    is_told: bool = False
+    """Whether `something_told` is set, or about to be."""
+    something_told: anyio.Event = field(default_factory=anyio.Event)
     unknown: set[str] = field(default_factory=set[str])
     rng: random.Random = field(default_factory=random.Random)
     running: int = 0
@@ -184,6 +191,19 @@ class Shift:
             run.stop(self.stop.cause)
         if run.task.crashes and self.waiting is not None:
             self.waiting.cancel()
+
+    def tells(self, run: Run, done: float, total: float | None, note: str) -> None:
+        """A run tells of its progress. From any thread; it is written in a moment."""
+        task, now = run.task, self.backend.clock.time()
+        self.told[run] = Note(task.seq, task.fence, done, total, note, now)
+        if not self.is_told:
+            self.is_told = True
+            self.loop.call(self.hear)
+
+    def hear(self) -> None:
+        """Something was told."""
+        self.is_told = True
+        self.something_told.set()
 
     def stop_resting(self, cause: Cause) -> None:
         """Runs that only wait go back at once: others can wait in their place."""

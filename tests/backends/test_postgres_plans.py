@@ -57,6 +57,13 @@ VALUES: dict[str, Any] = {
     "numbers": "{1,2}",
     "unknown_after": 60.0,
     "names": "{x}",
+    "name": None,
+    "queue": None,
+    "key": None,
+    "done": "{1,2}",
+    "totals": "{NULL,2}",
+    "notes": '{"",""}',
+    "times": "{0,0}",
 }
 HOT = [
     *(
@@ -72,7 +79,7 @@ HOT = [
     ),
     *("lock_groups", "cancelled", "taken", "state_of", "get", "prune", "ended_among", "held_by"),
     *("owners_without_lease", "expired", "forgotten", "key_holders", "children"),
-    *("arguments", "queues", "workers"),
+    *("arguments", "queues", "workers", "find", "tree", "progress", "prune_progress"),
     *("ended_children", "has_live_children", "live_children", "live_below", "cancel_all"),
 ]
 
@@ -96,8 +103,12 @@ def filled(request: pytest.FixtureRequest) -> Iterator[tuple[psycopg.Connection[
                 "now(), CASE WHEN n % 2 = 1 THEN n END, CASE WHEN n % 2 = 1 THEN now() END "
                 f"FROM generate_series(1, {ROWS}) n"
             )
+            connection.execute(
+                f"INSERT INTO {schema}.progress (seq, fence, done, note, at) "
+                f"SELECT seq, 0, 0, '', now() FROM {schema}.task"
+            )
             if poll is not None:
-                connection.execute(f"ANALYZE {schema}.task")
+                connection.execute(f"ANALYZE {schema}.task, {schema}.progress")
             yield connection, schema
 
 
@@ -117,7 +128,7 @@ def test_it_walks_an_index(filled: tuple[psycopg.Connection[Any], str], name: st
         [[[found]]] = connection.execute(query, VALUES).fetchall()
     assert json.dumps(found)
     for node in nodes(found["Plan"]):
-        if node.get("Relation Name") == "task":
+        if node.get("Relation Name") in ("task", "progress"):
             assert node["Node Type"] != "Seq Scan", node
             read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
             assert read * node["Actual Loops"] <= 1_000, node

@@ -316,6 +316,29 @@ async def test_the_names_of_queues_cost_no_walk_through_the_history(path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("query", "step"),
+    [
+        ("get", "SEARCH sitq_task USING INDEX sqlite_autoindex_sitq_task_1 (id=?)"),
+        ("find", "SEARCH sitq_task USING INTEGER PRIMARY KEY (rowid>?)"),
+        ("tree", "SEARCH sitq_task USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("progress", "SEARCH sitq_task USING INTEGER PRIMARY KEY (rowid=?)"),
+    ],
+)
+async def test_progress_is_looked_up_by_number(path, query, step):
+    sql = SQL[query]
+    parameters = len(set(re.findall(r"\?\d+", sql))) or sql.count("?")
+    async with SQLiteBackend(path) as backend:
+        plan = await backend._opened.reader.run(
+            lambda c: c.execute("EXPLAIN QUERY PLAN " + sql, [None] * parameters).fetchall()
+        )
+    steps = [row[3] for row in plan]
+    assert step in steps
+    looked_up = [s for s in steps if s.startswith("SEARCH sitq_progress USING INTEGER PRIMARY KEY")]
+    assert len(looked_up) == (query != "progress"), steps
+    assert not any("MATERIALIZE told" in s or "SCAN sitq_progress" in s for s in steps), steps
+
+
 async def test_several_queues_are_walked_without_sorting(path):
     sql = verbs._merged(3)
     async with SQLiteBackend(path) as backend:

@@ -21,6 +21,12 @@ from ..postgres import backend_at, server_url
 
 pytestmark = pytest.mark.anyio
 
+PROGRESS = """
+INSERT INTO sitq_progress
+SELECT seq, seq / 3.0, CASE WHEN seq % 2 THEN 9.5 END, 'at "' || seq || '"', enqueued FROM sitq_task
+UNION ALL SELECT 1000, 1, NULL, 'of no task', 5.0
+"""
+
 
 async def filled(path: Path) -> list[object]:
     """A file with tasks of every kind; the ids of all."""
@@ -41,6 +47,7 @@ async def filled(path: Path) -> list[object]:
             await queue.enqueue(f.echo.using(delay=3600, retry=Retry(attempts=4)), 2),
             await queue.enqueue(f.echo, 'quotes "\\ {} NULL'),
         ]
+        await backend._write(lambda c: c.execute(PROGRESS))
         gone = await queue.enqueue(f.echo, 3)
         await gone.cancel()
         return [handle.id for handle in (*done, *pending, gone)]

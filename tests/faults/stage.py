@@ -26,6 +26,7 @@ from sitq.lifecycle import settle
 from sitq.model import (
     Change,
     NewTask,
+    Note,
     Outcome,
     OutcomeKind,
     Reservation,
@@ -137,6 +138,10 @@ class Stage:
         assert change is not None
         return change
 
+    def told(self, task: Reservation) -> Note:
+        """What a run has told of its progress."""
+        return Note(task.seq, task.fence, 1.0, 2.0, "half way", self.backend.clock.time())
+
     def snapshot(self) -> list[Any]:
         """All that is stored, but for ids and times."""
         queries = (
@@ -144,6 +149,7 @@ class Stage:
             "SELECT id FROM sitq_worker ORDER BY id",
             "SELECT name, value FROM sitq_meta ORDER BY name",
             "SELECT seq, part, length(body) FROM sitq_big ORDER BY seq, part",
+            "SELECT seq, done, total, note FROM sitq_progress ORDER BY seq",
         )
         return [self.rows(query) for query in queries]
 

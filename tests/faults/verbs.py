@@ -26,6 +26,7 @@ WRITES: Mapping[str, Start] = {
     "dismiss": lambda s: s.backend.dismiss(s.template.idle),
     "reserve": lambda s: s.backend.reserve(s.template.worker, Wanted(10, None), s.delivered.extend),
     "settle": lambda s: s.backend.settle(s.template.worker, [s.done(s.template.running)]),
+    "progress": lambda s: s.backend.progress(s.template.worker, [s.told(s.template.running)]),
     "recover": lambda s: s.backend.recover(s.template.worker, RULES),
     "cancel": lambda s: s.backend.cancel(s.template.ids["pending"].bytes),
     "revive": lambda s: s.backend.revive(s.template.ids["failed"].bytes),

@@ -24,6 +24,7 @@ PUBLIC = [
     "INHERIT",
     "MsgpackSerializer",
     "PostgresBackend",
+    "Progress",
     "Registry",
     "Result",
     "Retry",

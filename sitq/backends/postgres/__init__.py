@@ -32,6 +32,7 @@ from sitq.model import (
     NewChild,
     NewGroup,
     NewTask,
+    Note,
     Reservation,
     State,
     TaskRow,
@@ -210,6 +211,10 @@ class PostgresBackend(Lifetime[Opened]):
         if again:
             memory.is_doubtful = False
         return settled.seqs if settled else set()
+
+    async def progress(self, worker: int, notes: Sequence[Note]) -> None:
+        if notes:
+            await self._write(lambda s, o: verbs.progress(s, o.sql, worker, notes))
 
     async def cancelled(self, worker: int, children: Sequence[int] = ()) -> set[int]:
         return await self._read(lambda s, o: verbs.cancelled(s, o.sql, worker, children))

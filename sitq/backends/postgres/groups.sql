@@ -162,4 +162,5 @@ WITH RECURSIVE tree (seq, parent) AS (
     JOIN sitq.task c ON c.group_id = g.id
 )
 SELECT tree.parent, {its_row}
-FROM (SELECT * FROM tree LIMIT %(limit)s::integer) tree JOIN sitq.task t ON t.seq = tree.seq
+FROM (SELECT * FROM tree LIMIT %(limit)s::integer) tree
+JOIN sitq.task t ON t.seq = tree.seq {told}

@@ -11,13 +11,18 @@ SELECT extract(epoch FROM clock_timestamp())::float8
 -- name: its_value
 CASE WHEN octet_length(t.value) <= %(largest)s::bigint THEN t.value END
 
+-- name: told
+-- What a task has told of its progress.
+LEFT JOIN sitq.progress told ON told.seq = t.seq
+
 -- name: its_row
--- The fields of a `TaskRow`.
+-- The fields of a `TaskRow`, of a task with `told`.
 t.seq, t.id, t.name, t.queue, t.state, t.priority, t.key, t.attempts, t.crashes, t.cancel,
 extract(epoch FROM t.enqueued)::float8, extract(epoch FROM t.run_at)::float8,
 extract(epoch FROM t.deadline)::float8, extract(epoch FROM t.started)::float8,
 extract(epoch FROM t.ended)::float8, {its_value},
-CASE WHEN octet_length(t.error) <= 4194304 THEN t.error END
+CASE WHEN octet_length(t.error) <= 4194304 THEN t.error END,
+told.done, told.total, told.note, extract(epoch FROM told.at)::float8
 
 -- name: before_bodies
 t.seq, t.id, t.name, t.queue, t.priority, t.fence, t.attempts, t.crashes, t.epoch,
@@ -248,6 +253,21 @@ unnest(
     %(values)s::bytea[], %(errors)s::bytea[], %(keep)s::boolean[]
 ) AS v (seq, fence, state, run_at, attempts, crashes, epoch, unknown_since, value, error, keep)
 
+-- name: progress
+-- In the order of their numbers, as everybody locks rows.
+INSERT INTO sitq.progress AS p (seq, fence, done, total, note, at)
+SELECT t.seq, v.fence, v.done, v.total, v.note, to_timestamp(v.at)
+FROM unnest(
+    %(seqs)s::bigint[], %(fences)s::bigint[], %(done)s::float8[], %(totals)s::float8[],
+    %(notes)s::text[], %(times)s::float8[]
+) AS v (seq, fence, done, total, note, at)
+JOIN sitq.task t ON t.seq = v.seq
+WHERE t.state = 1 AND t.worker = %(worker)s AND t.fence = v.fence ORDER BY t.seq
+ON CONFLICT (seq) DO UPDATE SET
+    fence = excluded.fence, done = excluded.done, total = excluded.total, note = excluded.note,
+    at = excluded.at
+WHERE p.fence <= excluded.fence
+
 -- name: has_family
 (t.group_id IS NOT NULL OR EXISTS (SELECT 1 FROM sitq.task_group g WHERE g.parent = t.seq))
 
@@ -310,14 +330,14 @@ UPDATE sitq.task SET
 WHERE seq = %(seq)s AND state >= 3
 
 -- name: get
-SELECT {its_row} FROM sitq.task t WHERE t.id = %(id)s::uuid
+SELECT {its_row} FROM sitq.task t {told} WHERE t.id = %(id)s::uuid
 
 -- name: arguments
 SELECT CASE WHEN octet_length(t.arguments) <= %(largest)s::bigint THEN t.arguments END
 FROM sitq.task t WHERE t.id = %(id)s::uuid
 
 -- name: find
-SELECT {its_row} FROM sitq.task t
+SELECT {its_row} FROM sitq.task t {told}
 WHERE t.seq > %(after)s AND (%(state)s::smallint IS NULL OR t.state = %(state)s::smallint)
     AND (%(queue)s::text IS NULL OR t.queue = %(queue)s::text)
     AND (%(name)s::text IS NULL OR t.name = %(name)s::text)

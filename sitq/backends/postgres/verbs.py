@@ -18,7 +18,7 @@ from sitq.backends.postgres.wishes import Tries
 from sitq.backends.pruning import most_ends
 from sitq.backends.states import NUMBERS, STATES, state_of
 from sitq.errors import KeyTaken, WrongState
-from sitq.model import Reservation, State, TaskRow
+from sitq.model import Note, ProgressRow, Reservation, State, TaskRow
 
 __all__ = [
     "Reserve",
@@ -32,6 +32,7 @@ __all__ = [
     "ends",
     "find",
     "get",
+    "progress",
     "prune",
     "queues",
     "revive",
@@ -131,6 +132,21 @@ class Reserve(NamedTuple):
 
 def _in_order(tasks: Any) -> list[Reservation]:
     return sorted(tasks, key=lambda task: (-task.priority, task.run_at, task.seq))
+
+
+def progress(session: Session, sql: Queries, worker: int, notes: Sequence[Note]) -> None:
+    """Keep what runs of the worker have told."""
+    seqs, fences, done, totals, words, times = zip(*notes, strict=True)
+    values = {
+        "worker": worker,
+        "seqs": numbers(seqs),
+        "fences": numbers(fences),
+        "done": numbers(done),
+        "totals": numbers(totals),
+        "notes": texts(words),
+        "times": numbers(times),
+    }
+    session.rows(sql["progress"], values)
 
 
 def cancelled(session: Session, sql: Queries, worker: int, children: Sequence[int]) -> set[int]:
@@ -245,7 +261,9 @@ def ended_in(
 
 
 def _shown(row: Sequence[Any]) -> TaskRow:
-    return TaskRow._make((*row[:4], state_of(row[4]), *row[5:]))
+    *task, done, total, note, at = row
+    told = None if done is None else ProgressRow(done, total, note, at)
+    return TaskRow._make((*task[:4], state_of(task[4]), *task[5:], told))
 
 
 def _filter(wanted: Filter) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from sitq.model import (
     NewChild,
     NewGroup,
     NewTask,
+    Note,
     Reservation,
     State,
     TaskRow,
@@ -194,6 +195,13 @@ class SQLiteBackend(Lifetime[Opened]):
             )
         )
         return settled.seqs if settled else set()
+
+    async def progress(self, worker: int, notes: Sequence[Note]) -> None:
+        if notes:
+            opened = await self._ready()
+            await opened.commit.submit(
+                Operation(lambda c: verbs.progress(c, worker, notes), rows=len(notes))
+            )
 
     async def cancelled(self, worker: int, children: Sequence[int] = ()) -> set[int]:
         def look(connection: Connection) -> set[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from sitq.backends.sqlite.queries import ERROR, SQL, number_ends
 from sitq.backends.states import STATES
 from sitq.errors import TaskDamaged
 from sitq.failure import describe, pack_error, unpack_error
-from sitq.model import Change, Reservation, State, TaskRow
+from sitq.model import Change, ProgressRow, Reservation, State, TaskRow
 from sitq.options import is_key
 
 __all__ = ["LATEST", "MOST", "condemn", "is_name", "is_sound", "mended", "shown"]
@@ -117,8 +118,18 @@ _FIELDS: Mapping[str, _Field] = {
     "stuck": _COUNT,
     "held": _COUNT,
 }
+_AMOUNT = _real(0.0, sys.float_info.max, 0.0)
+_TOLD = [
+    _AMOUNT.bears,
+    _or_none(_real(math.ulp(0.0), sys.float_info.max, 0.0)).bears,
+    _text(options.is_note).bears,
+    _MOMENT.bears,
+]
+"""The fields of a `ProgressRow`."""
 _ask: Callable[[Callable[[Any], bool], Any], bool] = cast("Any", call)
-_SHOWN = [_FIELDS[name].bears for name in TaskRow._fields]
+_ITS_OWN = TaskRow._fields[:-1]
+"""Those that stand in the row of the task."""
+_SHOWN = [_FIELDS[name].bears for name in _ITS_OWN]
 _CONDEMNED = (
     *("id", "name", "queue", "priority", "key", "fence", "attempts", "crashes", "epoch"),
     *("run_at", "timeout", "deadline", "enqueued", "started"),
@@ -168,14 +179,21 @@ def mended(names: Sequence[str], row: Sequence[Any]) -> tuple[dict[str, Any], li
 
 def shown(row: tuple[Any, ...]) -> TaskRow:
     """What can be read of the row of a task; where that is not all, its error says so."""
-    if not all(map(_ask, _SHOWN, row)) or (row[4] >= 2 and row[14] is None):
-        row = _patched(row)
-    state: State = STATES[int(row[4])]
-    return TaskRow._make((*row[:4], state, *row[5:9], bool(row[9]), *row[10:]))
+    task, told = row[: len(_ITS_OWN)], row[len(_ITS_OWN) :]
+    if not all(map(_ask, _SHOWN, task)) or (task[4] >= 2 and task[14] is None):
+        task = _patched(task)
+    state: State = STATES[int(task[4])]
+    return TaskRow._make((*task[:4], state, *task[5:9], bool(task[9]), *task[10:], _told(told)))
+
+
+def _told(row: tuple[Any, ...]) -> ProgressRow | None:
+    """What a task has told; nothing, where it cannot have told that."""
+    is_sound = row[0] is not None and all(map(_ask, _TOLD, row))
+    return ProgressRow._make(row) if is_sound else None
 
 
 def _patched(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    fields, bad = mended(TaskRow._fields, row)
+    fields, bad = mended(_ITS_OWN, row)
     if fields["state"] >= 2 and fields["ended"] is None:
         fields["ended"] = 0.0
         bad.append("ended")

@@ -132,4 +132,4 @@ WITH RECURSIVE tree (its_seq, parent) AS (
     JOIN sitq_task c ON c.group_id = g.id
     LIMIT ?3
 )
-SELECT tree.parent, {its_row} FROM tree JOIN sitq_task ON sitq_task.seq = tree.its_seq
+SELECT tree.parent, {its_row} FROM tree JOIN sitq_task ON sitq_task.seq = tree.its_seq {told}

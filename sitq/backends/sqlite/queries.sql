@@ -33,13 +33,20 @@ CASE WHEN ?1 > 0 THEN coalesce(
     AND typeof(body) = 'blob' AND length(body) <= ?1)
 ) END
 
+-- name: told
+-- What a task has told of its progress. A stranger may have added columns, with names that stand here.
+LEFT JOIN (SELECT seq AS its_task, done, total, note, at FROM sitq_progress) told
+ON told.its_task = sitq_task.seq
+
 -- name: its_row
--- The fields of a `TaskRow`.
+-- The fields of a `TaskRow`, of a task with `told`.
 seq, {its_id}, {its_name}, {its_queue}, state,
 priority, {its_key}, attempts, crashes, cancel,
 enqueued, run_at, deadline, started, ended,
 {its_value},
-{its_error}
+{its_error},
+told.done, told.total,
+CASE WHEN length(CAST(told.note AS BLOB)) <= 2000 THEN told.note END, told.at
 
 -- name: its_run
 -- The fields of a `Reservation`, without policy and arguments.
@@ -156,6 +163,12 @@ WHERE sitq_task.seq = v.seq AND sitq_task.fence = v.fence AND sitq_task.worker I
     AND sitq_task.state = ? AND (v.state >= 2 OR sitq_task.cancel <> 1)
 RETURNING sitq_task.seq, sitq_task.fence
 
+-- name: progress
+INSERT INTO sitq_progress (seq, done, total, note, at)
+SELECT seq, ?, ?, ?, ? FROM sitq_task WHERE seq = ? AND fence = ? AND worker = ? AND state = 1
+ON CONFLICT (seq) DO UPDATE SET
+    done = excluded.done, total = excluded.total, note = excluded.note, at = excluded.at
+
 -- name: ends_between
 SELECT seq, fence FROM sitq_task WHERE state >= 2 AND change > ? AND change <= ?
 
@@ -215,7 +228,7 @@ UPDATE sitq_task SET
 WHERE seq = ? AND state >= 3
 
 -- name: get
-SELECT {its_row} FROM sitq_task WHERE id = ?2
+SELECT {its_row} FROM sitq_task {told} WHERE id = ?2
 
 -- name: arguments
 -- Up to ?1 bytes.
@@ -226,7 +239,7 @@ SELECT coalesce(
 ) FROM sitq_task WHERE id = ?2
 
 -- name: find
-SELECT {its_row} FROM sitq_task
+SELECT {its_row} FROM sitq_task {told}
 WHERE seq > ?2 AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR queue = ?4)
     AND (?5 IS NULL OR name = ?5) AND (?6 IS NULL OR key = ?6)
 ORDER BY seq LIMIT ?7

@@ -16,7 +16,7 @@ from sitq.backends.sqlite.descent import cancel_below
 from sitq.backends.sqlite.queries import ERROR, SQL, VALUE, number_ends, padded, with_values
 from sitq.backends.states import NUMBERS, STATES
 from sitq.errors import KeyTaken, WrongState
-from sitq.model import Change, Reservation, State, TaskRow
+from sitq.model import Change, Note, Reservation, State, TaskRow
 
 MOST_MERGED = 100
 """Queues that one statement looks into; SQLite takes 500."""
@@ -98,6 +98,13 @@ def _pairs(connection: Connection, wanted: Wanted) -> list[tuple[str, int]]:
     if wanted.queues is None:
         return pairs
     return [pair for pair in pairs if pair[0] in wanted.queues]
+
+
+def progress(connection: Connection, worker: int, notes: Sequence[Note]) -> None:
+    """Keep what runs of the worker have told."""
+    connection.executemany(
+        SQL["progress"], [(*told, seq, fence, worker) for seq, fence, *told in notes]
+    )
 
 
 def cancelled(connection: Connection, worker: int, children: Sequence[int]) -> set[int]:

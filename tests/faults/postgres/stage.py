@@ -21,6 +21,7 @@ from sitq.model import (
     NewChild,
     NewGroup,
     NewTask,
+    Note,
     Outcome,
     OutcomeKind,
     Reservation,
@@ -42,6 +43,7 @@ SNAPSHOT = (
     " ended IS NOT NULL, unknown_since IS NOT NULL, length(arguments), length(value),"
     " length(error), group_id, child, born FROM {}.task ORDER BY seq",
     "SELECT host, pid FROM {}.worker ORDER BY id",
+    "SELECT seq, fence, done, total, note FROM {}.progress ORDER BY seq",
     "SELECT parent, ordinal, epoch, generation, owner, cancelled FROM {}.task_group ORDER BY id",
 )
 
@@ -111,6 +113,10 @@ class Stage:
         now = self.backend.clock.time()
         changes = [settle(task, NO_RETRY, SUCCEEDED, now, Random(0)) for task in tasks]
         return changes[0] if len(changes) == 1 else changes
+
+    def told(self, task: Reservation) -> Note:
+        """What a run has told of its progress."""
+        return Note(task.seq, task.fence, 1.0, 2.0, "half way", self.backend.clock.time())
 
     def back(self, task: Reservation) -> Change:
         """A run goes back."""

@@ -45,6 +45,7 @@ WRITES: Mapping[str, Start] = {
     "release": lambda s: s.backend.settle(
         s.template.worker, [s.back(s.template.running)], s.settled.update
     ),
+    "progress": lambda s: s.backend.progress(s.template.worker, [s.told(s.template.running)]),
     "recover": lambda s: s.backend.recover(s.template.worker, RULES),
     "cancel": lambda s: s.backend.cancel(s.template.ids["pending"].bytes),
     "cancel running": lambda s: s.backend.cancel(s.template.ids["running"].bytes),

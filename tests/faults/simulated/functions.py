@@ -46,6 +46,7 @@ def noted(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         world = worlds[-1]
         running: Any = running_task.get()
         world.began(running.task, current_task().attempt)
+        current_task().progress(current_task().attempt)
         how = End.RAISED
         try:
             value = await function(*args)

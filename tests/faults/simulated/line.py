@@ -21,6 +21,7 @@ VERBS = frozenset(
         *("insert", "hire", "dismiss", "workers", "reserve", "settle", "cancelled", "recover"),
         *("cancel", "revive", "get", "find", "counts", "prune", "ended", "changed"),
         *("open_group", "insert_children", "cancel_group", "ended_children", "tree"),
+        "progress",
     )
 )
 SILENT = frozenset(("changed", "ended", "ended_children"))
