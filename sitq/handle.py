@@ -32,6 +32,7 @@ from sitq.serialization import Serializer, max_bytes, unpack
 
 __all__ = [
     "TaskHandle",
+    "TaskWatch",
     "failure_of",
     "to_result",
     "to_task",
@@ -85,7 +86,7 @@ class TaskHandle(Generic[R_co]):
         """
         row = await wait_for_row(self._backend, self._id, timeout, max_bytes(self._serializer))
         if row is None:
-            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+            raise _not_found(self.id)
         if row.state not in TERMINAL:
             raise TimeoutError(f"task {self.id} ({row.name}) is {row.state} after {timeout} s")
         return value_of(to_result(row, self._serializer))
@@ -103,8 +104,19 @@ class TaskHandle(Generic[R_co]):
         """
         task = await self.get()
         if task is None:
-            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+            raise _not_found(self.id)
         return task.state
+
+    def watch(self, *, interval: float = 0.5) -> TaskWatch:
+        """See what becomes of the task: ``async for task in handle.watch()``.
+
+        Args:
+            interval: seconds between two looks, at least 0.05.
+
+        Raises:
+            InvalidOption: the interval is none.
+        """
+        return TaskWatch(self._backend, self._id, check_seconds("interval", interval, 0.05))
 
     async def cancel(self) -> bool:
         """Cancel the task. One that runs is told to end and ends cancelled or finished, never both.
@@ -117,8 +129,56 @@ class TaskHandle(Generic[R_co]):
         """
         state = await self._backend.cancel(self._id)
         if state is None:
-            raise TaskNotFound(f"there is no task {self.id}, or it ended and was purged")
+            raise _not_found(self.id)
         return state in (State.PENDING, State.RUNNING)
+
+
+class TaskWatch:
+    """A task as it is now, then as it is at each change that is seen of its state, of its attempts
+    or crashes, of whether it is to be cancelled, and of its progress; last, at once, as it ended.
+
+    Nothing goes on between two items, so a loop can be left at any time. Inside a task it gives
+    the slot to others while it waits.
+
+    Raises:
+        TaskNotFound: there is no such task, or it was purged meanwhile.
+        StoreUnavailable: the store could not be asked; the next item may come.
+    """
+
+    __slots__ = ("_backend", "_has_ended", "_id", "_interval", "_seen")
+
+    def __init__(self, backend: Backend, id: bytes, interval: float) -> None:
+        self._backend = backend
+        self._id = id
+        self._interval = interval
+        self._seen: tuple[object, ...] | None = None
+        self._has_ended = False
+
+    def __aiter__(self) -> TaskWatch:
+        return self
+
+    async def __anext__(self) -> Task:
+        if self._has_ended:
+            raise StopAsyncIteration
+        while True:
+            row = await self._look()
+            if row is None:
+                raise _not_found(UUID(bytes=self._id))
+            seen = (row.state, row.attempts, row.crashes, row.cancel_requested, row.progress)
+            if seen != self._seen:
+                self._seen = seen
+                self._has_ended = row.state in TERMINAL
+                return to_task(row)
+
+    async def _look(self) -> TaskRow | None:
+        if self._seen is None:
+            return await self._backend.get(self._id, 0)
+        return await wait_for_row(self._backend, self._id, self._interval, 0)
+
+
+def _not_found(id: UUID) -> TaskNotFound:
+    """What says that there is no task with this id."""
+    return TaskNotFound(f"there is no task {id}, or it ended and was purged")
 
 
 def _check_wait(timeout: float) -> float:
