@@ -287,6 +287,7 @@ def to_worker_status(row: WorkerRow) -> WorkerStatus:
         started_at=moment(row.started),
         silent=row.silent,
         stuck=row.stuck,
+        lag=row.lag,
         held=row.held,
     )
 

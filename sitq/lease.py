@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable
 
 import anyio
@@ -28,6 +29,34 @@ def record(lease: float, queues: tuple[str, ...] | None, slots: int) -> WorkerRe
     return WorkerRecord(platform.node(), os.getpid(), queues, slots, lease)
 
 
+class Lag:
+    """How long an event loop takes to answer. To be asked from one thread.
+
+    Args:
+        call: has a plain function called on the loop.
+    """
+
+    def __init__(self, call: Callable[[Callable[[], None]], object]) -> None:
+        self._call = call
+        self._asked: float | None = None
+        self._last = 0.0
+
+    def ask(self) -> None:
+        """Put a question to the loop, unless there is one that it has not answered."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self._call(self._answer)
+
+    def seconds(self) -> float:
+        """What the last answer took, or the next one has taken so far."""
+        asked = self._asked
+        return self._last if asked is None else time.monotonic() - asked
+
+    def _answer(self) -> None:
+        self._last = self.seconds()
+        self._asked = None
+
+
 class Heartbeat:
     """Renews a lease from a thread of its own.
 
@@ -35,12 +64,14 @@ class Heartbeat:
         heart: renews it.
         interval: seconds between two beats.
         lost: called on the thread when the lease was taken; the thread has ended then.
+        lag: of the event loop, for others to see.
     """
 
-    def __init__(self, heart: Heart, interval: float, lost: Callable[[], object]) -> None:
+    def __init__(self, heart: Heart, interval: float, lost: Callable[[], object], lag: Lag) -> None:
         self._heart = heart
         self._interval = interval
         self._lost = lost
+        self._lag = lag
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sitq-heartbeat", daemon=True)
 
@@ -55,6 +86,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         try:
+            self._lag.ask()
             while not self._stopped.wait(self._interval):
                 if not self._beat():
                     self._lost()
@@ -64,19 +96,26 @@ class Heartbeat:
 
     def _beat(self) -> bool:
         try:
-            return self._heart.beat()
+            return self._heart.beat(self._lag.seconds())
         except Exception:  # the next beat may succeed; the worker meets the error itself
             return True
+        finally:
+            self._lag.ask()
 
 
 def start_beats(
-    backend: Backend, worker: int, lease: float, lost: Callable[[], object]
+    backend: Backend, worker: int, lease: float, loop: Loop, lost: Callable[[], object]
 ) -> Heartbeat | None:
-    """Renew a lease from now on, three times as often as it takes; None where nothing renews it."""
+    """Renew a lease from now on, three times as often as it takes; None where nothing renews it.
+
+    Args:
+        loop: whose lag is told of.
+        lost: called on the thread that beats when the lease was taken.
+    """
     heart = backend.heart(worker)
     if heart is None:
         return None
-    heartbeat = Heartbeat(heart, lease / 3, lost)
+    heartbeat = Heartbeat(heart, lease / 3, lost, Lag(loop.call))
     heartbeat.start()
     return heartbeat
 
@@ -145,7 +184,9 @@ class Programs:
         if self._lease is None:
             assert group.owner is not None
             self._lease = group.owner
-            self._heartbeat = start_beats(self._backend, group.owner, PROGRAM_LEASE, _nothing)
+            self._heartbeat = start_beats(
+                self._backend, group.owner, PROGRAM_LEASE, self._loop, _nothing
+            )
         self._groups += 1
         return group
 

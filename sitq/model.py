@@ -248,6 +248,7 @@ class WorkerRow(NamedTuple):
     silent: float | None
     """Seconds since its last beat; None when that was before this machine started."""
     stuck: int
+    lag: float | None
     held: int
 
 
@@ -352,5 +353,8 @@ class WorkerStatus:
     """Seconds since its last beat; None when that was before this machine started."""
     stuck: int
     """Tasks that do not end although they were told to, ``grace`` seconds ago or more."""
+    lag: float | None
+    """Seconds that its event loop took to answer when it beat last: what blocks the loop lets it
+    grow. None before the first beat, and in memory, where there is no heartbeat."""
     held: int
     """Tasks that it holds now: those that run, and those that it has not settled yet."""

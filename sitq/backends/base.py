@@ -103,8 +103,8 @@ class Pruned(NamedTuple):
 class Heart(Protocol):
     """Renews one worker's lease, from a thread of its own."""
 
-    def beat(self) -> bool:
-        """Renew the lease. False if it was taken."""
+    def beat(self, lag: float) -> bool:
+        """Renew the lease, and tell of the lag of the event loop. False if it was taken."""
         ...
 
     def close(self) -> None:

@@ -117,3 +117,4 @@ class Member:
     beat: float
     suspect: float | None = None
     """Since when it is suspected to be dead."""
+    lag: float | None = None

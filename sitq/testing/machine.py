@@ -47,10 +47,11 @@ class QueueMachine(CallerRules, WorkerRules, FamilyRules):
         assert dict(numbers) == self.model.counts(None), "wrong numbers of tasks"
         now = self.clock.monotonic()
         members = {
-            id: (member.lease, now - member.beat, len(self.model.held_by(id)))
+            id: (member.lease, now - member.beat, member.lag, len(self.model.held_by(id)))
             for id, member in self.model.members.items()
         }
-        assert {row.id: (row.lease, row.silent, row.held) for row in workers} == members
+        found = {row.id: (row.lease, row.silent, row.lag, row.held) for row in workers}
+        assert found == members
 
     @invariant()
     def who_waits_for_an_end_hears_of_it(self) -> None:

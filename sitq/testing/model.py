@@ -104,10 +104,11 @@ class Model:
     def cancelled(self, worker: int) -> set[int]:
         return {task.seq for task in self.held_by(worker) if task.cancel}
 
-    def beat(self, worker: int, monotonic: float) -> bool:
+    def beat(self, worker: int, monotonic: float, lag: float | None = None) -> bool:
         member = self.members.get(worker)
         if member is not None:
             member.beat, member.suspect = monotonic, None
+            member.lag = member.lag if lag is None else lag
         return member is not None
 
     def recover(self, worker: int, rules: Sweep, now: float, monotonic: float) -> Recovered:

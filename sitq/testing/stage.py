@@ -178,8 +178,10 @@ class Stage(RuleBasedStateMachine):
         if heart is None:
             self.recover(worker)
             return
-        held = self.model.beat(worker, self.clock.monotonic())
-        assert self.door.plainly(heart.beat) == held
+        monotonic = self.clock.monotonic()
+        lag = monotonic / 16
+        held = self.model.beat(worker, monotonic, lag)
+        assert self.door.plainly(heart.beat, lag) == held
         if not held:
             self.retire(worker)
 

@@ -36,6 +36,7 @@ async def serve(shift: Shift) -> None:
         shift.backend,
         shift.worker,
         shift.options.lease,
+        shift.loop,
         lambda: shift.loop.call(shift.lose_lease),
     )
     try:

@@ -59,5 +59,5 @@ async def test_who_beats_between_late_sweeps_is_alive(tmp_path: Path, clock: Man
             if sweep % 5 == 4:
                 heart = backend.heart(rare)
                 assert heart is not None
-                assert heart.beat()
+                assert heart.beat(0.0)
                 heart.close()

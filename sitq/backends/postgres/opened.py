@@ -240,21 +240,21 @@ class ServerHeart:
         self._monotonic = monotonic
         self._connection: Connection | None = None
 
-    def beat(self) -> bool:
+    def beat(self, lag: float) -> bool:
         with self._server.judged():
             if self._connection is not None and not self._connection.closed:
                 with suppress(psycopg.OperationalError):  # on a new one, then
-                    return self._beat(self._connection)
+                    return self._beat(self._connection, lag)
                 self._connection.close()
             self._connection = self._server.connect()
-            return self._beat(self._connection)
+            return self._beat(self._connection, lag)
 
-    def _beat(self, connection: Connection) -> bool:
+    def _beat(self, connection: Connection, lag: float) -> bool:
         session = Session(connection, again=False)
         lease = session.row(self._sql["lease_of"], {"worker": self._worker})
         if lease is not None:  # there is to be time for another beat
             connection.limit = min(self._server.limit, lease[0] / 3)
-        return beat(session, self._sql, self._worker, self._monotonic())
+        return beat(session, self._sql, self._worker, self._monotonic(), lag)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -420,7 +420,9 @@ SELECT 1 FROM sitq.worker WHERE id = %(worker)s FOR KEY SHARE
 coalesce(to_timestamp(%(monotonic)s::float8), clock_timestamp())
 
 -- name: beat
-UPDATE sitq.worker SET beat = {clock}, suspect = NULL WHERE id = %(worker)s
+UPDATE sitq.worker SET
+    beat = {clock}, suspect = NULL, lag = coalesce(%(lag)s::float8, lag)
+WHERE id = %(worker)s
 
 -- name: lease_of
 SELECT lease FROM sitq.worker WHERE id = %(worker)s
@@ -430,7 +432,7 @@ UPDATE sitq.worker SET stuck = %(stuck)s WHERE id = %(worker)s AND stuck <> %(st
 
 -- name: workers
 SELECT id, host, pid, queues, concurrency, lease, extract(epoch FROM started)::float8,
-    greatest(0, extract(epoch FROM {clock} - beat))::float8, stuck,
+    greatest(0, extract(epoch FROM {clock} - beat))::float8, stuck, lag,
     (SELECT count(*) FROM sitq.task t WHERE t.state = 1 AND t.worker = w.id)
 FROM sitq.worker w ORDER BY id
 

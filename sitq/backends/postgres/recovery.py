@@ -65,9 +65,12 @@ def workers(session: Session, sql: Queries, times: Times) -> list[WorkerRow]:
     ]
 
 
-def beat(session: Session, sql: Queries, worker: int, monotonic: float | None) -> bool:
-    """Renew a lease. False if it was taken."""
-    return session.count(sql["beat"], {"worker": worker, "monotonic": monotonic}) == 1
+def beat(
+    session: Session, sql: Queries, worker: int, monotonic: float | None, lag: float | None = None
+) -> bool:
+    """Renew a lease; None leaves the lag as it is. False if it was taken."""
+    values = {"worker": worker, "monotonic": monotonic, "lag": lag}
+    return session.count(sql["beat"], values) == 1
 
 
 class Recovery(NamedTuple):

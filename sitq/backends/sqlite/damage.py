@@ -116,6 +116,7 @@ _FIELDS: Mapping[str, _Field] = {
     "boot": _TEXT,
     "beat": _real(0.0, math.inf, 0.0),
     "stuck": _COUNT,
+    "lag": _or_none(_real(0.0, LATEST, 0.0)),
     "held": _COUNT,
 }
 _AMOUNT = _real(0.0, sys.float_info.max, 0.0)

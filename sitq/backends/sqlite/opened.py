@@ -186,7 +186,7 @@ class FileHeart:
         self._boot = recovery.boot_id()
         self._connection: Connection | None = None
 
-    def beat(self) -> bool:
+    def beat(self, lag: float) -> bool:
         # As durable as all else: once a sync has failed, Linux forgets what was not synced before,
         # and with such a gap in the log all that was committed after it is lost with the power.
         if self._connection is None:
@@ -194,7 +194,7 @@ class FileHeart:
         self._connection = self._database.renewed(self._connection)
         with self._database.transaction(self._connection):
             return recovery.beat(
-                self._connection, self._worker, self._boot, self._clock.monotonic()
+                self._connection, self._worker, self._boot, self._clock.monotonic(), lag
             )
 
     def close(self) -> None:

@@ -299,14 +299,15 @@ DELETE FROM sitq_worker
 WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM sitq_task WHERE state = 1 AND worker = ?1)
 
 -- name: beat
-UPDATE OR IGNORE sitq_worker SET beat = ?, boot = ?, suspect = NULL, suspect_boot = NULL WHERE id = ?
-RETURNING id
+UPDATE OR IGNORE sitq_worker SET
+    beat = ?, boot = ?, lag = coalesce(?, lag), suspect = NULL, suspect_boot = NULL
+WHERE id = ? RETURNING id
 
 -- name: report
 UPDATE OR IGNORE sitq_worker SET stuck = ? WHERE id = ? AND stuck <> ?1
 
 -- name: workers
-SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck,
+SELECT id, host, pid, queues, concurrency, lease, started, boot, beat, stuck, lag,
     (SELECT count(*) FROM sitq_task WHERE state = 1 AND worker = sitq_worker.id)
 FROM sitq_worker ORDER BY id
 

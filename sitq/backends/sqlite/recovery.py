@@ -21,7 +21,7 @@ from sitq.lifecycle import crashed, expired, forgotten
 from sitq.model import Change, Reservation, State, WorkerRecord, WorkerRow
 
 _WORKER = (
-    *("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck"),
+    *("host", "pid", "queues", "concurrency", "lease", "started", "boot", "beat", "stuck", "lag"),
     "held",
 )
 """In the order of the query `workers`, after the id."""
@@ -77,13 +77,17 @@ def _worker_row(row: tuple[Any, ...], boot: str, monotonic: float) -> WorkerRow:
         of["started"] or 0.0,
         max(0.0, monotonic - of["beat"]) if of["boot"] == boot else None,
         of["stuck"],
+        of["lag"],
         of["held"],
     )
 
 
-def beat(connection: Connection, worker: int, boot: str, monotonic: float) -> bool:
-    """Renew a lease. False if it was taken."""
-    return connection.execute(SQL["beat"], (monotonic, boot, worker)).fetchone() is not None
+def beat(
+    connection: Connection, worker: int, boot: str, monotonic: float, lag: float | None = None
+) -> bool:
+    """Renew a lease; None leaves the lag as it is. False if it was taken."""
+    values = (monotonic, boot, lag, worker)
+    return connection.execute(SQL["beat"], values).fetchone() is not None
 
 
 def find_unknown(connection: Connection, rules: Sweep) -> list[int]:
