@@ -50,10 +50,12 @@ async def tell_last(shift: Shift, runs: Iterable[Run]) -> None:
     if not notes:
         return
     try:
-        with anyio.move_on_after(LAST_LIMIT):
+        with anyio.fail_after(LAST_LIMIT):
             await shift.backend.progress(shift.worker, list(notes.values()))
             for run in notes:
                 shift.told.pop(run, None)
+    except TimeoutError:
+        _warn(shift, notes, f"no answer in {LAST_LIMIT} s")
     except Exception as error:
         _warn(shift, notes, error)
 
@@ -95,5 +97,5 @@ def _put_back(shift: Shift, notes: dict[Run, Note]) -> None:
     shift.hear()
 
 
-def _warn(shift: Shift, notes: dict[Run, Note], error: Exception) -> None:
+def _warn(shift: Shift, notes: dict[Run, Note], error: object) -> None:
     shift.log(logging.WARNING, "cannot tell of progress for now", tasks=len(notes), error=error)

@@ -270,7 +270,10 @@ async def nothing(shift: object) -> None:
 
 
 async def test_a_store_that_does_not_answer_delays_the_end_for_a_moment(
-    backend: SQLiteBackend, queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+    backend: SQLiteBackend,
+    queue: TaskQueue,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(telling, "LAST_LIMIT", 0.05)
     asked: list[int] = []
@@ -284,6 +287,7 @@ async def test_a_store_that_does_not_answer_delays_the_end_for_a_moment(
         handle = await queue.enqueue(counts, 3)
         await handle.result(20)
     assert asked == [1, 1]  # at once, and at the end
+    assert "no answer in 0.05 s" in caplog.text
 
 
 async def test_what_is_no_note_does_not_end_the_worker(
