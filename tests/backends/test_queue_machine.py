@@ -30,8 +30,9 @@ class FileMachine(QueueMachine):
     def check_closed(self) -> None:
         with closing(sqlite3.connect(self._path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            orphans = "SELECT count(*) FROM sitq_big WHERE seq NOT IN (SELECT seq FROM sitq_task)"
-            assert connection.execute(orphans).fetchone() == (0,)
+            for table in ("sitq_big", "sitq_progress"):
+                orphans = f"SELECT 1 FROM {table} WHERE seq NOT IN (SELECT seq FROM sitq_task)"
+                assert connection.execute(orphans).fetchall() == []
         self._folder.cleanup()
 
 
