@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sitq.cli import look, upgrade, worker
+from sitq.cli import demo, look, upgrade, worker
 from sitq.cli.application import NoApplication
 from sitq.cli.store import INTERRUPTED
 from sitq.cli.text import harmless
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (worker, look, upgrade):
+for module in (demo, worker, look, upgrade):
     module.add_to(app)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -15,13 +17,27 @@ from anyio import CancelScope, Event, create_task_group
 from anyio.abc import Process
 
 from sitq.cli.tether import grace_told
+from sitq.errors import UsageError
 
-__all__ = ["Child"]
+__all__ = ["Child", "command_line"]
 
 logger = logging.getLogger("sitq.supervisor")
 
 MARGIN = 30.0
 """Seconds beyond its grace in which a process may end before it is killed."""
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """What starts another process of sitq with these arguments.
+
+    Raises:
+        UsageError: this system cannot pass a socket to a process.
+    """
+    if os.name != "posix":
+        raise UsageError("worker processes of the command line need a POSIX system")
+    # Whatever the files here are called, a process is to find Python's own modules.
+    safe = [] if os.getcwd() in sys.path else ["-P"]
+    return [sys.executable, *safe, "-m", "sitq", *arguments]
 
 
 class Child:
@@ -35,6 +51,7 @@ class Child:
         self._grace = 0.0
         self.is_loaded = False
         """Whether it has its application."""
+        self.ended = Event()
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> Child:
@@ -60,6 +77,11 @@ class Child:
         logger.info("process started pid=%d", process.pid)
         return cls(process, ours)
 
+    @property
+    def was_told(self) -> bool:
+        """Whether it was told to end."""
+        return self._told < math.inf
+
     async def run(self, loaded: Event) -> int:
         """Wait for its end, and tell its exit code: 128 + N if signal N has ended it.
 
@@ -76,6 +98,7 @@ class Child:
                     self._process.kill()
                     await self._process.wait()
                 group.cancel_scope.cancel()
+        self.ended.set()
         return self._code()
 
     def tell(self, number: signal.Signals, *, hurry: bool) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from random import Random
 
 import anyio
 from anyio import Event, create_task_group
 
-from sitq.cli.child import Child
+from sitq.cli.child import Child, command_line
 from sitq.retry import Retry
 from sitq.worker.signals import Signals, receive
 
@@ -39,9 +37,7 @@ class Supervisor:
     """
 
     def __init__(self, arguments: Sequence[str], processes: int) -> None:
-        # Whatever the files here are called, a process is to find Python's own modules.
-        safe = [] if os.getcwd() in sys.path else ["-P"]
-        self._command = [sys.executable, *safe, "-m", "sitq", *arguments]
+        self._command = command_line(arguments)
         self._processes = processes
         self._crew = Crew(self._command, processes)
         self._changed = Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -233,8 +232,6 @@ def _work_here(order: Order, under: int | None) -> None:
 
 
 def _supervise(order: Order, processes: int, *, reload: bool) -> None:
-    if os.name != "posix":
-        raise typer.BadParameter("--processes and --reload need a POSIX system")
     order.log()
     supervisor = Supervisor(order.arguments(), processes)
     watch = changes(order.app) if reload else None

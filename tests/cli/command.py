@@ -82,10 +82,10 @@ class Command:
     def line(self) -> str:
         """The next line that it prints."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline().rstrip("\n")
+        line = self._process.stdout.readline()
         assert line, "it has ended, or was killed because it took too long"
-        self.lines.append(line)
-        return line
+        self.lines.append(line.rstrip("\n"))
+        return self.lines[-1]
 
     def wait_for(self, *texts: str) -> str:
         """Wait until it has printed a line with each of these, in any order; the last such line."""
