@@ -57,7 +57,8 @@ class Command:
             text=True,
             start_new_session=session,
         )
-        self._limit = threading.Timer(LIMIT, self._kill_all)
+        self._took_too_long = False
+        self._limit = threading.Timer(LIMIT, self._give_up)
 
     def __enter__(self) -> Command:
         self._limit.start()
@@ -101,12 +102,18 @@ class Command:
         """Wait until it, and whatever prints where it does, has ended. Returns its exit code."""
         assert self._process.stdout is not None
         self.lines += self._process.stdout.read().splitlines()
-        return self._process.wait()
+        code = self._process.wait()
+        assert not self._took_too_long, "it was killed because it took too long"
+        return code
 
     def children(self) -> set[int]:
         """The processes that it keeps, as far as its lines were read."""
         text = "\n".join(self.lines)
         return {*map(int, STARTED.findall(text))} - {*map(int, ENDED.findall(text))}
+
+    def _give_up(self) -> None:
+        self._took_too_long = True
+        self._kill_all()
 
     def _kill_all(self) -> None:
         self._process.kill()

@@ -111,6 +111,7 @@ def test_killed_processes_come_back_and_lose_nothing(loop: str, folder: Path) ->
                 killed.append(pid)
                 command.wait_for(f"process ended pid={pid} signal=SIGKILL")
         results = on_store(folder / "tasks.db", wait)
+        assert all(map(has_ended, killed))
         command.signal(signal.SIGTERM)
         assert command.end() == 0
     assert sorted(one.value for one in results) == list(range(TASKS))
@@ -194,6 +195,7 @@ def test_ctrl_c_reaches_each_once(loop: str, folder: Path) -> None:
         ) as command,
     ):
         command.wait_for("waits in", "worker started", "worker started")
+        assert all(os.getsid(pid) == pid for pid in command.children())
         keyboard.write(b"\x03")
         command.wait_for(*["signal received signal=SIGINT grace"] * 2)
         (folder / "go").touch()
