@@ -130,5 +130,12 @@ class Child:
                 logging.WARNING if code else logging.INFO, "process ended pid=%d code=%d", pid, code
             )
             return code
-        logger.warning("process ended pid=%d signal=%s", pid, signal.Signals(-code).name)
+        logger.warning("process ended pid=%d signal=%s", pid, _name(-code))
         return 128 - code
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return str(number)
