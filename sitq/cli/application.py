@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import NoReturn, TypeGuard, TypeVar
+from typing import NoReturn, TypeGuard, TypeVar, cast
 
 import typer
 
@@ -19,7 +19,7 @@ from sitq.naming import shown
 from sitq.registry import Registry, TaskFunction, default_registry
 from sitq.worker import Worker
 
-__all__ = ["NoApplication", "load", "registry_of"]
+__all__ = ["NoApplication", "load", "registry_of", "told"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,16 @@ def registry_of(app: str) -> Registry:
 def registry_in(found: Registry | Worker) -> Registry:
     """The task functions of what was loaded."""
     return found.registry if isinstance(found, Worker) else found
+
+
+def told(error: BaseException) -> str:
+    """One line about an error of code that is not ours: what it is, and where it was raised.
+
+    Of a group it is the first that is no group itself.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return told(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    return f"{summary(describe(error))}{_innermost(error)}"
 
 
 def _imported(name: str) -> ModuleType:
@@ -127,10 +137,9 @@ def _attempted(what: str, function: Callable[[], T]) -> T:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        where = _innermost(error)
-        if isinstance(error, ModuleNotFoundError) and not where:
+        if isinstance(error, ModuleNotFoundError) and not _innermost(error):
             raise
-        raise NoApplication(f"{what}: {summary(describe(error))}{where}") from None
+        raise NoApplication(f"{what}: {told(error)}") from None
 
 
 def _innermost(error: BaseException) -> str:

@@ -14,7 +14,6 @@ from contextlib import suppress
 import anyio
 from anyio import create_task_group
 
-from sitq.errors import SitqError
 from sitq.worker import Worker
 
 __all__ = ["grace_told", "run_tethered"]
@@ -39,7 +38,7 @@ async def run_tethered(worker: Worker, descriptor: int) -> None:
         descriptor: of the socket, which the process was given when it was started.
 
     Raises:
-        StoreError: the store is unusable.
+        Exception: what broke the worker, or its lifespan.
         OSError: it is no socket.
         SystemExit: after a second signal.
     """
@@ -51,7 +50,7 @@ async def run_tethered(worker: Worker, descriptor: int) -> None:
             group.start_soon(_stop_without_supervisor, worker, tether)
             try:
                 await worker.run(handle_signals=True)
-            except (SitqError, SystemExit) as error:
+            except (Exception, SystemExit) as error:
                 raised = error
             group.cancel_scope.cancel()
     if raised is not None:

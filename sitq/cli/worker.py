@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
-from sitq.cli.application import load
+from sitq.cli.application import load, told
 from sitq.cli.reload import changes
 from sitq.cli.store import BackendName, backend_named, run
 from sitq.cli.supervisor import Supervisor
 from sitq.cli.tether import run_tethered
-from sitq.errors import InvalidOption
+from sitq.errors import InvalidOption, SitqError
 from sitq.options import check_name, check_seconds
 from sitq.worker import Worker
 
@@ -225,10 +225,15 @@ def work(
 def _work_here(order: Order, under: int | None) -> None:
     worker = order.worker()
     order.log()
-    if under is None:
-        run(partial(worker.run, handle_signals=True), loop=order.loop)
-    else:
-        run(partial(run_tethered, worker, under), loop=order.loop)
+    serve = partial(worker.run, handle_signals=True)
+    if under is not None:
+        serve = partial(run_tethered, worker, under)
+    try:
+        run(serve, loop=order.loop)
+    except (SitqError, typer.Exit):
+        raise
+    except Exception as error:  # of the lifespan
+        raise SitqError(f"the worker broke: {told(error)}") from None
 
 
 def _supervise(order: Order, processes: int, *, reload: bool) -> None:

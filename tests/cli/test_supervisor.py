@@ -168,9 +168,11 @@ def test_an_application_that_cannot_be_loaded_any_more_ends_all(folder: Path) ->
     with Command(folder, "worker", "shop:worker", "--processes=2", setup=SHORT) as command:
         command.wait_for("worker started", "worker started")
         (folder / "shop.py").write_text("import nowhere", encoding="utf-8")
-        os.kill(min(command.children()), signal.SIGKILL)
+        os.kill(min(command.children()), signal.SIGRTMIN + 1)
         assert command.end() == 2
-    assert "sitq: cannot import shop: ModuleNotFoundError" in "\n".join(command.lines)
+    text = "\n".join(command.lines)
+    assert f"signal={signal.SIGRTMIN + 1}" in text
+    assert "sitq: cannot import shop: ModuleNotFoundError" in text
 
 
 TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"

@@ -20,8 +20,9 @@ from sitq.registry import default_registry
 from .command import Command, on_store
 
 SHOP = """
-import threading, anyio
-from sitq import Registry, SQLiteBackend, Worker, task
+from contextlib import asynccontextmanager
+import anyio
+from sitq import SQLiteBackend, Worker, task
 
 @task(name="double")
 async def double(n: int) -> int:
@@ -33,6 +34,14 @@ async def endless() -> None:
     await anyio.sleep_forever()
 
 worker = Worker(SQLiteBackend("tasks.db"), queues=["default"])
+
+@asynccontextmanager
+async def unreachable():
+    async with anyio.create_task_group():
+        raise ConnectionError("the shop is closed")
+        yield
+
+unlucky = Worker(SQLiteBackend("tasks.db"), lifespan=unreachable)
 
 def factory():
     return worker
@@ -198,6 +207,16 @@ def test_a_store_that_is_locked(
     connection.close()
     assert code == 1
     assert "locked" in line
+
+
+@both_loops
+@pytest.mark.usefixtures("here")
+def test_a_lifespan_that_fails(
+    loop: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = refusal(monkeypatch, capsys, "worker", "shop:unlucky", "--loop", loop)
+    expected = "the worker broke: ConnectionError: the shop is closed (shop.py, line 20)"
+    assert (code, line) == (1, f"sitq: {expected}")
 
 
 @pytest.mark.usefixtures("here")
