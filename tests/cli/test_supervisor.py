@@ -22,7 +22,7 @@ from sitq import SQLiteBackend, Worker, task
 @task(name="step")
 async def step(n: int) -> int:
     print("runs in", os.getpid(), flush=True)
-    await anyio.sleep(0.01)
+    await anyio.sleep(0.05)
     return n
 
 @task(name="patient")
@@ -46,7 +46,7 @@ import sitq.cli.child, sitq.cli.supervisor
 from sitq import Retry
 sitq.cli.supervisor.BACKOFF = Retry(base=0.01, cap=0.02)
 """
-TASKS, KILLS = 300, 8
+TASKS, KILLS = 240, 8
 
 both_loops = pytest.mark.parametrize("loop", ["asyncio", "trio"])
 
