@@ -113,6 +113,15 @@ class CurrentTask:
         )
 
 
+is_process_of_worker: bool = False
+"""Whether this is a process that a worker has started to run its functions."""
+
+_NO_TASK = "no task runs here; current_task() is for task functions"
+_IN_PROCESS = (
+    "a function with executor='process' is called in another process than its worker, which knows "
+    "its arguments and nothing else of the task; pass it what it needs"
+)
+
 # The run and not the `CurrentTask`: most functions never ask, and to make one takes time.
 running_task: ContextVar[Running | None] = ContextVar("sitq_current_task", default=None)
 
@@ -131,5 +140,5 @@ def current_task() -> CurrentTask:
     """
     run = running_task.get()
     if run is None:
-        raise UsageError("no task runs here; current_task() is for task functions")
+        raise UsageError(_IN_PROCESS if is_process_of_worker else _NO_TASK)
     return run.describe()

@@ -16,6 +16,7 @@ __all__ = [
     "NotOpen",
     "NotRegistered",
     "NotSerializable",
+    "ProcessLost",
     "RegistrationRefused",
     "ReplayMismatch",
     "SitqError",
@@ -135,7 +136,17 @@ class TaskDamaged(TaskError):
 
 
 class UnknownTask(TaskError):
-    """No worker knew the function of a task for too long; recorded as its error."""
+    """No worker knew the function of a task for too long, or its process cannot import it.
+
+    Recorded as its error.
+    """
+
+
+class ProcessLost(TaskError):
+    """The process that ran a task ended under it: killed, out of memory, by ``os._exit``.
+
+    Recorded as its error, and retried by the policy.
+    """
 
 
 class WorkerLost(TaskError):

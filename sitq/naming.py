@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Final
 
-__all__ = ["class_name", "importable_module_name", "shown"]
+__all__ = ["MAIN", "class_name", "importable_module_name", "is_importable", "shown"]
+
+MAIN: Final = ("__main__", "__mp_main__")
+"""Names of the main module: of what was started, and in processes which that has started."""
 
 
 def shown(value: object) -> str:
@@ -21,6 +25,14 @@ def class_name(cls: type) -> str:
     return f"{importable_module_name(cls.__module__)}.{cls.__qualname__}"
 
 
+def is_importable(module: str) -> bool:
+    """Whether another process can import a module: there is no source of what is typed in."""
+    if module not in MAIN:
+        return True
+    main = sys.modules.get(module) or sys.modules.get("__main__")
+    return bool(getattr(main, "__spec__", None) or getattr(main, "__file__", None))
+
+
 def importable_module_name(module: str) -> str:
     """The name under which every process knows a module, also one that was run as a script.
 
@@ -28,11 +40,11 @@ def importable_module_name(module: str) -> str:
         module: a ``__module__``. ``__main__`` and ``__mp_main__`` become the name that was given to
             ``python -m``, else the stem of the script's file; interactive, it stays ``__main__``.
     """
-    if module not in ("__main__", "__mp_main__"):
+    if module not in MAIN:
         return module
     main = sys.modules.get(module) or sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", None)
     file = getattr(main, "__file__", None)
-    if name and name not in ("__main__", "__mp_main__"):
+    if name and name not in MAIN:
         return name
     return Path(file).stem if file else "__main__"

@@ -10,6 +10,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final, TypeVar
 
 from sitq.errors import InvalidOption
@@ -18,11 +19,13 @@ from sitq.retry import Retry
 
 __all__ = [
     "UNCHANGED",
+    "Executor",
     "Options",
     "check_amount",
     "check_backend",
     "check_child",
     "check_connection",
+    "check_executor",
     "check_key",
     "check_moment",
     "check_name",
@@ -51,12 +54,20 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class Executor(StrEnum):
+    """Where a plain function is called."""
+
+    THREAD = "thread"
+    PROCESS = "process"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How calls of a task function are stored and run. Times are in seconds.
 
     ``retry`` and ``timeout`` are those of the declaration, which a worker takes from its own
     registry; ``call_retry`` and ``call_timeout`` were set for a call and travel with it.
+    ``executor`` is that of the declaration too; None where none was named.
     """
 
     queue: str = "default"
@@ -71,6 +82,7 @@ class Options:
     deadline: datetime | None = None
     child: str | None = None
     connection: object | None = field(default=None, hash=False)  # it need not have a hash
+    executor: Executor | None = None
 
 
 class _Unchanged:
@@ -214,6 +226,17 @@ def check_moment(name: str, value: object) -> datetime:
     if not 0 <= since_1970 <= (datetime.now(UTC) - EPOCH).total_seconds() + LONGEST:
         raise InvalidOption(f"{name} must be from 1970 to 100 years from now: {shown(value)}")
     return value
+
+
+def check_executor(value: object) -> Executor:
+    """An executor: ``"thread"`` or ``"process"``.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    if value in tuple(Executor):
+        return Executor(value)
+    raise InvalidOption(f"executor must be 'thread' or 'process': {shown(value)}")
 
 
 def check_retry(value: object) -> Retry | None:

@@ -10,15 +10,17 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import FunctionType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from sitq.errors import InvalidArguments, InvalidOption, NotRegistered, RegistrationRefused
-from sitq.naming import importable_module_name
+from sitq.naming import importable_module_name, is_importable
 from sitq.options import (
     UNCHANGED,
+    Executor,
     Options,
     check_child,
     check_connection,
+    check_executor,
     check_key,
     check_moment,
     check_name,
@@ -165,7 +167,7 @@ class AsyncTaskFunction(TaskFunction[P, R_co]):
 
 
 class SyncTaskFunction(TaskFunction[P, R_co]):
-    """A registered plain function: it runs in a thread of the worker."""
+    """A registered plain function: it runs in a thread or in a process of the worker."""
 
     is_async = False
 
@@ -227,6 +229,7 @@ class Registry:
         retry: Retry | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        executor: Literal["thread", "process"] | None = None,
     ) -> _Decorator: ...
     def task(
         self,
@@ -238,6 +241,7 @@ class Registry:
         retry: Retry | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        executor: Literal["thread", "process"] | None = None,
     ) -> Any:
         """Register a function, as ``@task`` or ``@task(...)``.
 
@@ -248,9 +252,12 @@ class Registry:
             retry: when to run it again after a failure; default: never.
             timeout: seconds that one run may take; None for no limit.
             priority: of its calls, -100 to 100; higher ones start first.
+            executor: of a plain function: a ``"thread"`` of the worker, the default, or a
+                ``"process"`` of its own, which is killed when the task is to end.
 
         Raises:
-            RegistrationRefused: it is a lambda, a closure, no function, or its name is taken.
+            RegistrationRefused: it is a lambda, a closure, no function, its name is taken, or it
+                cannot have this executor.
             InvalidOption: a value is outside what the option takes.
 
         Example:
@@ -261,6 +268,7 @@ class Registry:
             priority=check_priority(priority),
             retry=check_retry(retry),
             timeout=None if timeout is None else check_timeout(timeout),
+            executor=None if executor is None else check_executor(executor),
         )
 
         def register(function: Callable[..., Any]) -> TaskFunction[..., Any]:
@@ -285,6 +293,7 @@ class Registry:
         self, function: Callable[..., Any], name: str | None, options: Options
     ) -> TaskFunction[..., Any]:
         _refuse_unfit(function, named=name is not None)
+        _refuse_executor(function, options.executor)
         chosen = name if name is not None else ".".join(_identity(function))
         _check_function_name(chosen)
         taken = self._functions.get(chosen)
@@ -350,6 +359,18 @@ def _refuse_unfit(function: object, *, named: bool) -> None:
         raise RegistrationRefused(
             f"{name} is defined inside a function: move it to its module, or give it a name: "
             "@task(name=...)"
+        )
+
+
+def _refuse_executor(function: Callable[..., Any], executor: Executor | None) -> None:
+    name = function.__qualname__
+    if executor and inspect.iscoroutinefunction(function):
+        raise RegistrationRefused(f"{name} runs on the event loop: async def has no executor")
+    importable = "<locals>" not in name and is_importable(function.__module__)
+    if executor is Executor.PROCESS and not importable:
+        raise RegistrationRefused(
+            f"{name} is typed in, or defined inside a function: no process can import it; move it "
+            "to a module"
         )
 
 

@@ -13,6 +13,7 @@ import anyio
 from anyio import TASK_STATUS_IGNORED, CancelScope, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup, TaskStatus
 
+from sitq import context
 from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.context import running_task
@@ -29,6 +30,7 @@ from sitq.registry import Registry, default_registry
 from sitq.serialization import Serializer, default_serializer
 from sitq.worker.courtesy import give_way
 from sitq.worker.lifespan import Lifespan, LifespanFunction, check_lifespan
+from sitq.worker.processes import Processes
 from sitq.worker.run import Cause
 from sitq.worker.serve import serve
 from sitq.worker.shift import Options, Shift, Stop, log_event
@@ -236,6 +238,11 @@ class Worker:
         return swallowed
 
     def _begin(self) -> None:
+        if context.is_process_of_worker:
+            raise UsageError(
+                "this is a process of a worker, and no worker can run in it; if a script is to "
+                'start one, let it do so below: if __name__ == "__main__":'
+            )
         if self._running:
             raise UsageError("the worker runs already; make another one, or stop it first")
         self._running = True
@@ -274,15 +281,15 @@ class Worker:
         try:
             with CancelScope(shield=True):
                 lifespan = Lifespan(self._lifespan, host, self._stop, self._options.grace)
-                async with self._backend, lifespan as resources:
-                    await self._serve_shifts(resources)
+                async with self._backend, lifespan as resources, Processes() as processes:
+                    await self._serve_shifts(resources, processes)
         except Exception as error:
             self._error = error
         finally:
             courtesy.cancel()
             host.cancel_scope.cancel()
 
-    async def _serve_shifts(self, resources: Any) -> None:
+    async def _serve_shifts(self, resources: Any, processes: Processes) -> None:
         """One shift, and another each time the lease is lost."""
         assert self._ready is not None
         while self._stop.cause is None:
@@ -298,6 +305,7 @@ class Worker:
                 self._stop,
                 Loop(),
                 resources,
+                processes,
             )
             shift.log(logging.INFO, "worker started")
             self._ready.set()
@@ -332,9 +340,9 @@ class Worker:
         self._intents.discard(intent)
         self._begin()
         loop = Loop()
-        context = contextvars.copy_context()
-        context.run(running_task.set, None)
-        self._root = loop.spawn(self._run_detached, "sitq worker", context)
+        variables = contextvars.copy_context()
+        variables.run(running_task.set, None)
+        self._root = loop.spawn(self._run_detached, "sitq worker", variables)
         assert self._ready is not None
         assert self._finished is not None
         try:

@@ -23,13 +23,21 @@ from anyio import (
 )
 
 from sitq.context import CurrentTask, running_task
-from sitq.errors import DeadlinePassed, InvalidOption, NotSerializable, TaskTimedOut
-from sitq.failure import describe, pack_error
+from sitq.errors import (
+    DeadlinePassed,
+    InvalidOption,
+    NotSerializable,
+    ProcessLost,
+    TaskTimedOut,
+)
 from sitq.handle import moment
 from sitq.model import Outcome, OutcomeKind, Reservation
+from sitq.options import Executor
 from sitq.registry import TaskFunction
-from sitq.retry import NO_RETRY, Retry, type_names
+from sitq.retry import NO_RETRY, Retry
 from sitq.serialization import Serializer, pack, unpack_arguments
+from sitq.worker.outcome import failed
+from sitq.worker.processes import Processes
 from sitq.worker.slot import Slot
 
 __all__ = ["Cause", "Host", "Run", "perform"]
@@ -63,6 +71,8 @@ class Host(Protocol):
     """Whether it has cancelled its own task group, or is cancelled itself."""
     resources: Any
     """What its tasks share."""
+    processes: Processes
+    """Where functions run that are declared so."""
 
     @property
     def place(self) -> str:
@@ -75,6 +85,10 @@ class Host(Protocol):
 
     def tells(self, run: Run, done: float, total: float | None, note: str) -> None:
         """The run tells of its progress. From any thread."""
+        ...
+
+    def is_stopping(self) -> bool:
+        """Whether nothing is to be reserved any more."""
         ...
 
 
@@ -283,10 +297,14 @@ async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> O
         args, kwargs = unpack_arguments(serializer, task.arguments, f"the arguments of {task.name}")
         function.check(args, kwargs)
     except Exception as error:
-        return _failed(error, final=True)
+        return failed(error, final=True)
     running_task.set(run)
     if function.is_async:
         value = await function.function(*args, **kwargs)
+    elif function.options.executor is Executor.PROCESS:
+        value, outcome = await _in_process(run, function, args, kwargs)
+        if outcome is not None:
+            return outcome
     else:
         call = partial(_captured, function.function, args, kwargs)
         value, error = await to_thread.run_sync(call, limiter=threads)
@@ -295,6 +313,21 @@ async def _call(run: Run, serializer: Serializer, threads: CapacityLimiter) -> O
         if error is not None:
             return _raised(run, error)
     return _returned(value, serializer, f"the result of {task.name}")
+
+
+async def _in_process(
+    run: Run, function: TaskFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Outcome | None]:
+    """What the function returned in its process, or how the run ended."""
+    try:
+        value, outcome = await run.host.processes.call(function, args, kwargs)
+    except ProcessLost as error:
+        if run.cause is None and run.host.is_stopping():
+            return None, _ENDS[Cause.SHUTDOWN]  # who stops a worker may kill its processes first
+        value, outcome = None, failed(error.with_traceback(None))
+    if outcome is not None and (run.cause is not None or run.timed_out()):
+        outcome = _interrupted(run)
+    return value, outcome
 
 
 def _captured(
@@ -313,32 +346,23 @@ def _returned(value: Any, serializer: Serializer, what: str) -> Outcome:
     try:
         return Outcome(OutcomeKind.SUCCEEDED, value=pack(serializer, value, what))
     except NotSerializable as error:
-        return _failed(error, final=True)
+        return failed(error, final=True)
 
 
 def _raised(run: Run, error: BaseException) -> Outcome:
     """A cause that was recorded explains whatever was raised after it."""
     if run.cause is not None or run.timed_out():
         return _interrupted(run)
-    return _failed(error)
+    return failed(error)
 
 
 def _interrupted(run: Run) -> Outcome:
     if run.cause is not None and run.cause is not Cause.TIMEOUT:
         return _ENDS[run.cause]
     if run.ends_by_deadline:
-        return _failed(DeadlinePassed("the deadline passed while the task ran"), final=True)
+        return failed(DeadlinePassed("the deadline passed while the task ran"), final=True)
     error = TaskTimedOut(f"the task ran for longer than its timeout of {run.timeout} s")
-    return _failed(error, kind=OutcomeKind.TIMED_OUT)
-
-
-def _failed(
-    error: BaseException, *, final: bool = False, kind: OutcomeKind = OutcomeKind.FAILED
-) -> Outcome:
-    types = frozenset[str]()
-    with suppress(BaseException):  # an exception that cannot even be looked at is a failure as well
-        types = type_names(error)
-    return Outcome(kind, error=pack_error(describe(error)), types=types, final=final)
+    return failed(error, kind=OutcomeKind.TIMED_OUT)
 
 
 def _limit(run: Run, now: float) -> float:

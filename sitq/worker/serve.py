@@ -17,7 +17,7 @@ from sitq.worker.settle import settle, settle_all
 from sitq.worker.shift import Shift
 from sitq.worker.signals import end_process
 from sitq.worker.telling import tell
-from sitq.worker.upkeep import prune, sweep, watch_cancels
+from sitq.worker.upkeep import prune, sweep, trim, watch_cancels
 
 __all__ = ["serve"]
 
@@ -82,7 +82,7 @@ async def _run_group(shift: Shift) -> bool:
     try:
         async with create_task_group() as group:
             shift.is_closing = lambda: group.cancel_scope.cancel_called or is_host_cancelled()
-            for duty in (settle, sweep, prune, watch_cancels, tell):
+            for duty in (settle, sweep, prune, watch_cancels, tell, trim):
                 group.start_soon(shift.loop.protected(duty), shift)
             await reserve(shift, group, shift.loop.protected(run_one))
             await _wind_down(shift)

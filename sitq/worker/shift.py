@@ -20,6 +20,7 @@ from sitq.lease import record
 from sitq.model import Note, Outcome, OutcomeKind, Reservation, WorkerRecord
 from sitq.registry import Registry
 from sitq.serialization import Serializer
+from sitq.worker.processes import Processes
 from sitq.worker.run import Cause, Run
 
 __all__ = ["Options", "Shift", "Stop", "log_event", "logger"]
@@ -108,6 +109,7 @@ class Shift:
     stop: Stop
     loop: Loop
     resources: Any
+    processes: Processes
     slots: CapacityLimiter = field(init=False)
     threads: CapacityLimiter = field(init=False)
     held: dict[int, Run] = field(default_factory=dict[int, Run])

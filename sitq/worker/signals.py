@@ -9,19 +9,18 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import anyio
 
 from sitq.errors import UsageError
+from sitq.worker.program import STOPS
 from sitq.worker.run import Cause
 from sitq.worker.shift import Stop, log_event
 
 __all__ = ["Signals", "end_process", "obey", "receive"]
 
 Signals = AsyncIterator[signal.Signals]
-
-_NAMES: Final = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def receive() -> AbstractContextManager[Signals]:
@@ -34,9 +33,8 @@ def receive() -> AbstractContextManager[Signals]:
     """
     if threading.current_thread() is not threading.main_thread():
         raise UsageError("handle_signals works in the main thread only; stop the worker from there")
-    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     return anyio.open_signal_receiver(
-        *(one for one in known if signal.getsignal(one) is not signal.SIG_IGN)
+        *(one for one in STOPS if signal.getsignal(one) is not signal.SIG_IGN)
     )
 
 

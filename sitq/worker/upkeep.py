@@ -9,10 +9,11 @@ import anyio
 from sitq.backends.base import Filter, Sweep
 from sitq.clock import to_microsecond
 from sitq.errors import StoreUnavailable
+from sitq.worker.processes import IDLE_LIMIT
 from sitq.worker.run import Cause
 from sitq.worker.shift import Shift
 
-__all__ = ["prune", "sweep", "watch_cancels"]
+__all__ = ["prune", "sweep", "trim", "watch_cancels"]
 
 PRUNE_BATCH = 500
 CANCEL_SPACING = 0.02
@@ -43,6 +44,13 @@ async def prune(shift: Shift) -> None:
         except StoreUnavailable as error:
             shift.log(logging.WARNING, "cannot prune for now", error=error)
         await anyio.sleep(shift.options.lease / 3)
+
+
+async def trim(shift: Shift) -> None:
+    """End processes that have had nothing to run for long."""
+    while True:
+        await anyio.sleep(IDLE_LIMIT / 4)
+        await shift.processes.trim()
 
 
 async def watch_cancels(shift: Shift) -> None:
