@@ -30,7 +30,8 @@ TIME_LIMIT = 60
 EXPECTED = {
     "quickstart.py": r"2 \+ 3 = 5",
     "trio_nursery.py": r"\['ONE', 'TWO', 'THREE'\]\nthe nursery is closed",
-    "lifespan.py": r"Welcome, Ada!\nthe application has stopped",
+    "cpu_bound.py": r"answers at once beside 6 heavy.*\n6,057 primes\nkilled: .*timeout of 1",
+    "resources.py": r"opens\n\['bread', 'wine'\]\nthree bottles: 33\nthe shop has closed",
     "custom_serializer.py": r"'be': 2000.*took \d+ bytes instead of 19006",
     "specialised_workers.py": r"6 heavy ones wait.*at most \d+ light and [12] heavy",
     "retries.py": r"answered at attempt 3\ngiven up after 1 attempt: builtins\.ValueError",
@@ -41,6 +42,8 @@ EXPECTED = {
 }
 LOOPED = ("drain_speed.py", "index_stdlib.py", "survey_tree.py")
 ON_SERVER = ("on_postgresql.py",)
+SERVED = ("fastapi_app.py",)
+"""Tested in test_fastapi."""
 
 
 def command(script: Path, *options: str) -> list[str]:
@@ -105,7 +108,12 @@ def independent_counts(paths: list[str]) -> dict[str, int]:
 
 
 def test_no_example_is_left_out() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, *LOOPED, *ON_SERVER}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        *EXPECTED,
+        *LOOPED,
+        *ON_SERVER,
+        *SERVED,
+    }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
