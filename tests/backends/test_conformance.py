@@ -261,6 +261,19 @@ async def test_find_pages_and_filters(backend, new):
     assert (await backend.counts("a"))[State.PENDING] == 3
 
 
+async def test_running_tasks_are_found_in_the_order_of_enqueueing(backend, new, record):
+    tasks = [new(priority=n, queue="ab"[n % 2]) for n in range(5)]
+    await backend.insert([*tasks, new(priority=-1)])
+    worker = await backend.hire(record)
+    held = await take(backend, worker, limit=5)
+    assert [task.id for task in held] == [task.id for task in reversed(tasks)]
+    page = await backend.find(Filter(State.RUNNING), after=0, limit=2)
+    rest = await backend.find(Filter(State.RUNNING), after=page[-1].seq, limit=10)
+    assert [row.id for row in page + rest] == [task.id for task in tasks]
+    found = await backend.find(Filter(State.RUNNING, "b"), after=page[-1].seq, limit=10)
+    assert [row.id for row in found] == [tasks[3].id]
+
+
 async def test_prune_is_bounded_and_takes_no_live_task(backend, new, clock):
     tasks = [new() for _ in range(4)]
     await backend.insert(tasks)

@@ -79,7 +79,16 @@ HOT = [
     ),
     *("lock_groups", "cancelled", "taken", "state_of", "get", "prune", "ended_among", "held_by"),
     *("owners_without_lease", "expired", "forgotten", "key_holders", "children"),
-    *("arguments", "queues", "workers", "find", "tree", "progress", "prune_progress"),
+    *(
+        "arguments",
+        "queues",
+        "workers",
+        "find",
+        "find_running",
+        "tree",
+        "progress",
+        "prune_progress",
+    ),
     *("ended_children", "has_live_children", "live_children", "live_below", "cancel_all"),
 ]
 

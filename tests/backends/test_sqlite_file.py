@@ -284,6 +284,7 @@ async def test_one_bad_row_does_not_fail_strangers(path, new):
         ("held_by", "sitq_held"),
         ("cancelled", "sitq_held"),
         ("workers", "sitq_held"),
+        ("find_running", "sitq_held"),
         ("key_holder", "sitq_live_key"),
         ("ended_since", "sitq_ended"),
         ("ends", "sitq_ended"),

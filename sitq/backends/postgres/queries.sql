@@ -336,12 +336,20 @@ SELECT {its_row} FROM sitq.task t {told} WHERE t.id = %(id)s::uuid
 SELECT CASE WHEN octet_length(t.arguments) <= %(largest)s::bigint THEN t.arguments END
 FROM sitq.task t WHERE t.id = %(id)s::uuid
 
+-- name: is_found
+t.seq > %(after)s AND (%(state)s::smallint IS NULL OR t.state = %(state)s::smallint)
+AND (%(queue)s::text IS NULL OR t.queue = %(queue)s::text)
+AND (%(name)s::text IS NULL OR t.name = %(name)s::text)
+AND (%(key)s::text IS NULL OR t.key = %(key)s::text)
+
 -- name: find
-SELECT {its_row} FROM sitq.task t {told}
-WHERE t.seq > %(after)s AND (%(state)s::smallint IS NULL OR t.state = %(state)s::smallint)
-    AND (%(queue)s::text IS NULL OR t.queue = %(queue)s::text)
-    AND (%(name)s::text IS NULL OR t.name = %(name)s::text)
-    AND (%(key)s::text IS NULL OR t.key = %(key)s::text)
+SELECT {its_row} FROM sitq.task t {told} WHERE {is_found}
+ORDER BY t.seq LIMIT %(limit)s::integer
+
+-- name: find_running
+-- They are few, and may stand behind a long history: OFFSET keeps the planner from walking through that in
+-- the order of the numbers.
+SELECT {its_row} FROM (SELECT * FROM sitq.task WHERE state = 1 OFFSET 0) t {told} WHERE {is_found}
 ORDER BY t.seq LIMIT %(limit)s::integer
 
 -- name: counts

@@ -205,8 +205,9 @@ def arguments(session: Session, sql: Queries, id: bytes, largest: int) -> bytes 
 
 def find(session: Session, sql: Queries, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
     """Tasks in the order of enqueueing."""
+    query = sql["find_running" if wanted.state is State.RUNNING else "find"]
     values = {**_filter(wanted), "after": after, "limit": limit, "largest": -1}
-    return [_shown(row) for row in session.rows(sql["find"], values)]
+    return [_shown(row) for row in session.rows(query, values)]
 
 
 def tree(session: Session, sql: Queries, id: bytes, most: int) -> list[tuple[int | None, TaskRow]]:

@@ -238,10 +238,16 @@ SELECT coalesce(
     AND typeof(body) = 'blob' AND length(body) <= ?1)
 ) FROM sitq_task WHERE id = ?2
 
+-- name: is_found
+seq > ?2 AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR queue = ?4)
+AND (?5 IS NULL OR name = ?5) AND (?6 IS NULL OR key = ?6)
+
 -- name: find
-SELECT {its_row} FROM sitq_task {told}
-WHERE seq > ?2 AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR queue = ?4)
-    AND (?5 IS NULL OR name = ?5) AND (?6 IS NULL OR key = ?6)
+SELECT {its_row} FROM sitq_task {told} WHERE {is_found} ORDER BY seq LIMIT ?7
+
+-- name: find_running
+-- They are few, and may stand behind a long history.
+SELECT {its_row} FROM sitq_task INDEXED BY sitq_held {told} WHERE state = 1 AND {is_found}
 ORDER BY seq LIMIT ?7
 
 -- name: counts

@@ -180,8 +180,9 @@ def arguments(connection: Connection, id: bytes, largest: int) -> bytes | None:
 
 def find(connection: Connection, wanted: Filter, after: int, limit: int) -> list[TaskRow]:
     """Tasks in the order of enqueueing."""
+    query = SQL["find_running" if wanted.state is State.RUNNING else "find"]
     what = (0, after, *_filter(wanted), limit)
-    return [shown(row) for row in connection.execute(SQL["find"], what)]
+    return [shown(row) for row in connection.execute(query, what)]
 
 
 def counts(connection: Connection, queue: str | None) -> dict[State, int]:
