@@ -15,14 +15,11 @@ import typer
 
 from sitq.cli import demo, look, upgrade, worker
 from sitq.cli.application import NoApplication
-from sitq.cli.store import INTERRUPTED
-from sitq.cli.text import harmless
+from sitq.cli.output import complain
+from sitq.cli.store import DONE, FAILED, INTERRUPTED
 from sitq.errors import SitqError
 
 __all__ = ["app", "main"]
-
-DONE = 0
-FAILED = 1
 
 app = typer.Typer(
     name="sitq",
@@ -66,11 +63,11 @@ def _run() -> int:
     try:
         return app(prog_name="sitq", standalone_mode=False) or DONE
     except NoApplication as error:
-        _complain(error.message)
+        complain(error.message)
         return error.exit_code
     except typer.TyperException as error:
         if error.format_message():  # without any argument the help was printed
-            _complain(f"{error.format_message()} (sitq --help tells more)")
+            complain(f"{error.format_message()} (sitq --help tells more)")
         return error.exit_code
     except typer.Abort:
         return INTERRUPTED
@@ -78,9 +75,5 @@ def _run() -> int:
         sys.stdout = None  # who read it has left: nothing is to be flushed at the end
         return FAILED
     except (SitqError, ImportError, OSError) as error:
-        _complain(str(error) or type(error).__name__)
+        complain(str(error) or type(error).__name__)
         return FAILED
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"sitq: {harmless(' '.join(text.split()))}\n")

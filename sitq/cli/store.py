@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 import anyio
@@ -16,18 +18,24 @@ from sitq.errors import InvalidOption
 from sitq.queue import TaskQueue
 
 __all__ = [
+    "DONE",
+    "FAILED",
     "INTERRUPTED",
     "AsJson",
     "BackendName",
     "backend_named",
     "existing_backend",
+    "file_of",
     "on_queue",
+    "quiet",
     "run",
+    "with_queue",
 ]
 
 T = TypeVar("T")
 
-INTERRUPTED = 130
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes. 2 is that of a command that is written wrongly."""
 
 BackendName = Annotated[
     str | None,
@@ -80,14 +88,30 @@ def file_of(backend: Backend) -> str | None:
 
 
 def on_queue(name: str | None, work: Callable[[TaskQueue], Awaitable[T]]) -> T:
-    """Open the store that is there and do this with it."""
-    backend = existing_backend(name)
+    """Open the store that is there and do this with it, as `with_queue` does."""
+    return with_queue(existing_backend(name), work)
+
+
+def with_queue(backend: Backend, work: Callable[[TaskQueue], Awaitable[T]]) -> T:
+    """Open a store and do this with it. What is logged meanwhile is not shown."""
 
     async def opened() -> T:
         async with TaskQueue(backend) as queue:
             return await work(queue)
 
-    return run(opened)
+    with quiet():
+        return run(opened)
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Keep the log off the terminal: an error of the command says what is to be said."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        root.removeHandler(nowhere)
 
 
 def run(work: Callable[[], Awaitable[T]], *, loop: str = "asyncio") -> T:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
-__all__ = ["ago", "cut", "harmless", "span"]
+import typer
 
-_SPANS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+from sitq.naming import shown
+
+__all__ = ["ago", "bar", "cut", "harmless", "moment", "number", "represented", "seconds", "span"]
+
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_SIZES = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)")
 _BROKEN = re.compile("\r\n|\r|\v|\f|\u2028|\u2029|\x85")
 
 
@@ -34,19 +41,60 @@ def cut(text: str, most: int) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def span(seconds: float) -> str:
-    """A span of time in its largest unit: ``340 ms``, ``2.5 s``, ``4 min``, ``3 h``, ``2 d``."""
-    if seconds < 0:
-        return f"-{span(-seconds)}"
-    for size, unit in _SPANS:
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+def represented(value: object, most: int) -> str:
+    """A value as Python writes it, in one harmless line of up to ``most`` characters."""
+    try:
+        return cut(repr(value), most)
+    except Exception:  # a number of 10,000 digits has no repr
+        return cut(shown(value), most)
 
 
-def ago(moment: datetime | None) -> str:
+def number(value: float) -> str:
+    """A number without a fraction that is none: ``3``, ``2.5``, ``1e+20``."""
+    return f"{value:g}" if math.fabs(value) >= 1e15 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def bar(share: float, width: int = 20) -> str:
+    """How much of the whole is done, drawn: `` 25 % [#####---------------]``."""
+    within = min(1.0, max(0.0, share))  # 0 where it is no number
+    full = int(within * width)
+    return f"{int(within * 100):3d} % [{'#' * full}{'-' * (width - full)}]"
+
+
+def span(length: float) -> str:
+    """A span of time in its largest unit: ``340 ms``, ``2.5 s``, ``4 min``, ``1.5 h``, ``2 d``."""
+    if length < 0:
+        return f"-{span(-length)}"
+    for size, unit in _UNITS:
+        if length >= size:
+            return f"{_short(length / size)} {unit}"
+    return f"{_short(length)} s" if length >= 1 else f"{length * 1000:.0f} ms"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def seconds(text: str) -> float:
+    """The seconds of a span of time as it is written on the command line: ``90``, ``15m``, ``7d``.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    found = _SPAN.fullmatch(text.strip())
+    if found is None or found[2] not in _SIZES:
+        raise typer.BadParameter(f"{text!r} is no span of time; write 90, 15m, 12h, 7d or 2w")
+    return float(found[1]) * _SIZES[found[2]]
+
+
+def ago(then: datetime | None, now: datetime | None = None) -> str:
     """How long ago it was, or in how long it will be; nothing for None."""
-    if moment is None:
+    if then is None:
         return ""
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
+    passed = ((now or datetime.now(UTC)) - then).total_seconds()
+    return f"{span(passed)} ago" if passed >= 0 else f"in {span(-passed)}"
+
+
+def moment(then: datetime | None, now: datetime) -> str | None:
+    """A point in time, and how far away it is; None for None."""
+    return then and f"{then.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(then, now)}"
