@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sitq.cli import change, demo, enqueue, look, show, upgrade, watch, worker
+from sitq.cli import change, demo, doctor, enqueue, look, show, upgrade, watch, worker
 from sitq.cli.application import NoApplication
 from sitq.cli.output import complain
 from sitq.cli.store import DONE, FAILED, INTERRUPTED
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, worker, enqueue, look, show, watch, change, upgrade):
+for module in (demo, worker, enqueue, look, show, watch, change, doctor, upgrade):
     module.add_to(app)
 
 
