@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from sitq.errors import InvalidOption
 from sitq.naming import shown
@@ -31,6 +32,7 @@ __all__ = [
     "check_name",
     "check_note",
     "check_priority",
+    "check_queues",
     "check_retry",
     "check_seconds",
     "check_serializer",
@@ -122,6 +124,18 @@ def check_name(what: str, value: object) -> str:
         f"a {what} name is made of letters, digits, '_', '-', ':' and single dots, "
         f"up to {MAX_NAME} characters: {shown(value)}"
     )
+
+
+def check_queues(value: object) -> tuple[str, ...] | None:
+    """Names of queues, one at least; None is all queues."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidOption(f"queues takes a list of names, such as [{shown(value)}]")
+    names = tuple(check_name("queue", name) for name in cast("Iterable[object]", value))
+    if not names:
+        raise InvalidOption("queues must name a queue at least; None serves all")
+    return names
 
 
 def check_key(value: object) -> str:

@@ -17,11 +17,10 @@ from sitq import context
 from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.context import running_task
-from sitq.errors import InvalidOption, StoreUnavailable, UsageError
-from sitq.naming import shown
+from sitq.errors import StoreUnavailable, UsageError
 from sitq.options import (
     check_backend,
-    check_name,
+    check_queues,
     check_seconds,
     check_serializer,
     check_whole,
@@ -89,7 +88,7 @@ class Worker:
         )
         self._registry = default_registry if registry is None else registry
         self._options = Options(
-            queues=_queues(queues),
+            queues=check_queues(queues),
             max_concurrency=check_whole("max_concurrency", max_concurrency, 1, 100_000),
             poll_interval=check_seconds("poll_interval", poll_interval, 0.001),
             grace=check_seconds("grace", grace, 0.0),
@@ -387,16 +386,3 @@ def _bare(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     if isinstance(first, BaseExceptionGroup):
         return _bare(cast("BaseExceptionGroup[BaseException]", first))
     return first
-
-
-def _queues(queues: Iterable[str] | None) -> tuple[str, ...] | None:
-    if queues is None:
-        return None
-    if isinstance(queues, str) or not isinstance(queues, Iterable):
-        raise InvalidOption(f"queues takes a list of names, such as [{shown(queues)}]")
-    names = tuple(queues)
-    if not names:
-        raise InvalidOption("queues must name a queue at least; None serves all")
-    for name in names:
-        check_name("queue", name)
-    return names
