@@ -17,7 +17,7 @@ __all__ = ["draw", "line"]
 
 MOST_RUNNING = 20
 """Running tasks that are shown."""
-LINES = 7
+LINES = 9
 """Of the screen, that are neither a running task nor a worker."""
 RUNNING = ("id", "name", "queue", "when", "attempts", "progress")
 RUNNING_OPTIONAL = ("attempts", "queue", "name", "when")
@@ -90,9 +90,7 @@ def _table(
     yield _line("")
     yield _line(title, "bold")
     if rows:
-        drawn = table(columns, rows, width, optional=optional, one_line=True)
-        drawn.show_header = False
-        yield drawn
+        yield table(columns, rows, width, optional=optional, one_line=True)
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -88,7 +88,7 @@ def table(
     kept = columns_for(room, columns, rows, optional)
     names = [columns[n] for n in kept]
     cells = [[row[n] for n in kept] for row in rows]
-    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
     for number, (name, width) in enumerate(zip(names, _widths(room, names, cells), strict=True)):
         is_number = any(isinstance(row[number], (int, float)) for row in cells)
         made.add_column(

@@ -104,9 +104,11 @@ def test_the_picture() -> None:
         " 25 % [##########------------------------------]  1 of 4 ended since the start",
         "",
         "running: 1",
+        "id                                    name        queue  when       attempts  progress",
         "00000000-0000-0000-0000-000000000007  shop.fetch  io     for 1 min         0",
         "",
         "workers: 1",
+        "id  place   queues  held  beat       lag    stuck  started",
         " 4  here:7  a, b    3/10  1.5 s ago  10 ms      0  0 ms ago",
     ]
 
@@ -118,9 +120,9 @@ def test_the_newest_of_many_and_the_lapsed_of_all() -> None:
     snapshot = Snapshot(counts(running=500), running, tuple(workers))
     told = drawn(View(NOW, "here", snapshot, None, 0))
     assert len(told) == 23
-    assert "running: 500, the newest 10" in told
-    assert "workers: 30, 6 of them" in told
-    assert ["lapsed" in text for text in told[-6:]] == [True] + [False] * 5
+    assert "running: 500, the newest 9" in told
+    assert "workers: 30, 5 of them" in told
+    assert ["lapsed" in text for text in told[-5:]] == [True] + [False] * 4
 
 
 def test_trouble_is_shown() -> None:
