@@ -77,7 +77,9 @@ def existing_backend(name: str | None) -> Backend:
     backend = backend_named(name)
     path = file_of(backend)
     if path is not None and not os.path.exists(path):
-        raise InvalidOption(f"there is no file {path}; name the store with --backend")
+        raise InvalidOption(
+            f"there is no file {path}; name another with --backend, or make it: sitq migrate"
+        )
     return backend
 
 

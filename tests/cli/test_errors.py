@@ -32,8 +32,8 @@ all_commands = pytest.mark.parametrize("command", LOOKING, ids=" ".join)
     [
         (None, 2, "name the store: --backend tasks.db, or set SITQ_BACKEND"),
         (":memory:", 2, "a store in memory is of one program alone"),
-        ("nowhere.db", 1, "nowhere.db; name the store with --backend"),
-        ("sqlite:///nowhere.db", 1, "nowhere.db; name the store with --backend"),
+        ("nowhere.db", 1, "nowhere.db; name another with --backend"),
+        ("sqlite:///nowhere.db", 1, "nowhere.db; name another with --backend"),
         ("text", 1, "it is not an SQLite database; name another file"),
         (".", 1, "name a file"),
         ("mysql://there/tasks", 1, "a backend is named by sqlite:///path or postgresql://..."),
