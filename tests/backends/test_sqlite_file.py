@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import anyio
@@ -170,6 +170,15 @@ async def test_locked_by_a_stranger(path, new):
             await backend.insert([new()])
         stranger.close()
         await backend.insert([new()])
+
+
+async def test_what_is_ready_is_opened_while_it_is_locked(path, new):
+    async with SQLiteBackend(path) as backend:
+        await backend.insert([new()])
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        async with SQLiteBackend(path, busy_limit=0) as backend:
+            assert (await backend.counts())[State.PENDING] == 1
 
 
 OPEN = """

@@ -9,7 +9,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
@@ -309,7 +309,9 @@ class Database:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         migrate.refuse_newer(connection, self.path)
         self._use_wal(connection)
-        with self.transaction(connection):
+        # Nobody waits for a lock to find that there is nothing to do.
+        is_climbed = migrate.is_climbed(connection)
+        with nullcontext() if is_climbed else self.transaction(connection):
             migrate.refuse_newer(connection, self.path)
             migrate.climb(connection)
             refuse_others(connection, self.path, migrate.RUNGS)
