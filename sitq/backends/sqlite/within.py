@@ -127,6 +127,8 @@ def _check_tables(database: Database, connection: sqlite3.Connection) -> None:
 def _is_same(path: str, other: str) -> bool:
     """Whether two paths lead to one file, and beside it to one log: a hard link has another."""
     real = os.path.realpath(other)
+    if real == path:  # where nobody has it open there may be no log yet
+        return True
     with suppress(OSError):
         return all(os.path.samefile(path + end, real + end) for end in ("", "-wal"))
     return False
