@@ -13,6 +13,7 @@ from sitq.queue import TaskQueue
 from sitq.registry import Call, Registry, TaskFunction, task
 from sitq.retry import Retry
 from sitq.serialization import MsgpackSerializer, Serializer, serializable
+from sitq.sync import SyncTaskQueue
 from sitq.worker import Worker
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "SQLiteBackend",
     "Serializer",
     "State",
+    "SyncTaskQueue",
     "Task",
     "TaskFunction",
     "TaskGroup",

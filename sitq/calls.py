@@ -13,7 +13,7 @@ from sitq.naming import shown
 from sitq.registry import Call, check_registered
 from sitq.serialization import Serializer, pack_arguments
 
-__all__ = ["checked_calls", "common_connection", "new_ids", "new_tasks"]
+__all__ = ["checked_calls", "common_connection", "new_ids", "new_tasks", "refuse_children"]
 
 R = TypeVar("R")
 
@@ -45,6 +45,17 @@ def checked_calls(calls: Iterable[Call[R]]) -> list[Call[R]]:
                 "enqueue them in chunks"
             )
     return checked
+
+
+def refuse_children(calls: Sequence[Call[Any]]) -> None:
+    """Refuse calls that are for a group.
+
+    Raises:
+        InvalidOption: one names a child.
+    """
+    for call in calls:
+        if call.function.options.child is not None:
+            raise InvalidOption("child names a task of a group; enqueue it in one")
 
 
 def common_connection(calls: Sequence[Call[Any]]) -> object | None:

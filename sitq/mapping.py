@@ -86,6 +86,11 @@ class Mapped(Generic[R]):
                 raise
         return await self._nursery.__aexit__(exc_type, exc, traceback)
 
+    @property
+    def ahead(self) -> int:
+        """How many items were taken whose results were not."""
+        return len(self._window)
+
     def __aiter__(self) -> Mapped[R]:
         return self
 

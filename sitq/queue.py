@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from sitq.backends.base import Backend, Filter
-from sitq.calls import checked_calls, common_connection, new_tasks
+from sitq.calls import checked_calls, common_connection, new_tasks, refuse_children
 from sitq.clock import to_microsecond
 from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
 from sitq.group import INHERIT, Deadline, TaskGroup
@@ -333,9 +333,7 @@ class TaskQueue:
 
     async def _store(self, calls: list[Call[Any]]) -> list[TaskHandle[Any]]:
         self._check_open()
-        for call in calls:
-            if call.function.options.child is not None:
-                raise InvalidOption("child names a task of a group; enqueue it in one")
+        refuse_children(calls)
         connection = common_connection(calls)
         tasks = new_tasks(calls, self._serializer, await self._backend.now())
         if connection is None:

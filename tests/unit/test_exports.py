@@ -31,6 +31,7 @@ PUBLIC = [
     "SQLiteBackend",
     "Serializer",
     "State",
+    "SyncTaskQueue",
     "Task",
     "TaskFunction",
     "TaskGroup",
