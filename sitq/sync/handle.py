@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from sitq.handle import TaskHandle
 from sitq.model import State, Task
-from sitq.sync.bridge import Bridge
+from sitq.sync.bridge import Bridge, Each
 
 __all__ = ["Named", "SyncTaskHandle", "plain"]
 
@@ -68,6 +69,21 @@ class SyncTaskHandle(Generic[R_co]):
             TaskNotFound: there is no such task.
         """
         return self._bridge.call(self._handle.status)
+
+    def watch(self, *, interval: float = 0.5) -> Iterator[Task]:
+        """See what becomes of the task: ``for task in handle.watch()``.
+
+        It is the task as it is now, then as it is at each change that is seen, as
+        `sitq.TaskHandle.watch` tells, and last as it ended.
+
+        Args:
+            interval: seconds between two looks, at least 0.05.
+
+        Raises:
+            InvalidOption: the interval is none.
+            TaskNotFound: from the iterator: there is no such task, or it was purged meanwhile.
+        """
+        return Each(self._bridge, self._handle.watch(interval=interval))
 
     def cancel(self) -> bool:
         """Cancel the task. One that runs is told to end and ends cancelled or finished, never both.

@@ -85,6 +85,19 @@ def test_what_is_told_of_tasks(queue: SyncTaskQueue, working: Working) -> None:
         first.status()
 
 
+def test_a_task_is_watched(queue: SyncTaskQueue, working: Working) -> None:
+    handle = queue.enqueue(f.echo, 1)
+    seen = handle.watch(interval=0.05)
+    assert next(seen).state is State.PENDING
+    with working():
+        assert [task.state for task in seen][-1] is State.SUCCEEDED
+    assert [*seen] == []
+    with pytest.raises(InvalidOption, match="interval"):
+        handle.watch(interval=0)
+    with pytest.raises(TaskNotFound):
+        next(queue.handle(uuid4()).watch())
+
+
 def test_a_task_is_named_by_its_handle_or_id(queue: SyncTaskQueue) -> None:
     handle = queue.enqueue(f.echo, 1)
     same = queue.handle(str(handle.id))
