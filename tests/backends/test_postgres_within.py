@@ -79,6 +79,19 @@ async def test_committed_together(both: Both, queue: TaskQueue, schema: str) -> 
     assert [task.id for task in await queue.find()] == [h.id for h in (handle, *handles)]
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_cursors_of_another_kind(queue: TaskQueue, kind: str, anyio_backend: str) -> None:
+    """What the connection makes is not what is used: Django's are bound by the client."""
+    if (kind, anyio_backend) == ("async", "trio"):
+        pytest.skip("psycopg's AsyncConnection runs on asyncio only")
+    factory = psycopg.ClientCursor if kind == "sync" else psycopg.AsyncClientCursor
+    async with connected(kind, cursor_factory=factory, row_factory=dict_row) as both:
+        many = [f.echo.using(connection=both.connection).call(n) for n in range(3)]
+        handles = await queue.enqueue_many(many)
+        await both("commit")
+    assert [task.id for task in await queue.find()] == [handle.id for handle in handles]
+
+
 async def test_rolled_back_together(both: Both, queue: TaskQueue) -> None:
     await queue.enqueue(f.echo.using(connection=both.connection, key="k"), "x")
     await both("rollback")

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 from anyio import CapacityLimiter, to_thread
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 
 from sitq.backends.loop import Loop
@@ -116,7 +116,9 @@ def _steps(
 
 def _take(connection: psycopg.Connection[Any], steps: Steps[list[bytes]]) -> list[bytes]:
     step = _Step(steps)
-    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+    # Not of the connection's own kind: Django's, for one, cannot read what is binary.
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        cursor.format = Format.BINARY
         adapted(cursor)
         while (statement := step.next()) is not None:
             try:
@@ -131,7 +133,8 @@ async def _take_async(
     connection: psycopg.AsyncConnection[Any], steps: Steps[list[bytes]]
 ) -> list[bytes]:
     step = _Step(steps)
-    async with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        cursor.format = Format.BINARY
         adapted(cursor)
         while (statement := step.next()) is not None:
             try:
