@@ -161,7 +161,9 @@ class Lifetime(Generic[S]):
         loop = Loop()
         before = self._loop
         if self._opened is not None and self._opened.pid != os.getpid():
-            raise NotOpen(f"{self!r} was opened before a fork; make a new one in the child")
+            raise NotOpen(
+                f"{self!r} was opened before a fork: close it before, or open it in the child alone"
+            )
         if before is not None and before.native is loop.native:
             return
         if before is not None and self._opened is not None:

@@ -71,6 +71,53 @@ anyio.run(main)
 """
 
 
+NEW_IN_THE_CHILD = """
+import anyio, os, sys, warnings
+from sitq import SQLiteBackend
+from sitq.errors import NotOpen
+
+warnings.simplefilter("ignore")
+
+def in_a_child():
+    child = os.fork()
+    if child == 0:
+        try:
+            anyio.run(SQLiteBackend(sys.argv[1]).counts)
+        except NotOpen as error:
+            os._exit(1 if "before a fork" in str(error) else 2)
+        except BaseException:
+            os._exit(3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+async def main():
+    backend = SQLiteBackend(sys.argv[1])
+    async with SQLiteBackend(sys.argv[1]):
+        async with backend:
+            await anyio.to_thread.run_sync(refused)
+        await anyio.to_thread.run_sync(refused)
+    await anyio.to_thread.run_sync(works)
+    await backend.close()
+
+def refused():
+    assert in_a_child() == 1
+
+def works():
+    assert in_a_child() == 0
+
+works()
+anyio.run(main)
+works()
+"""
+
+
+def test_a_file_that_is_open_is_refused_in_a_forked_child(tmp_path: Path) -> None:
+    """There is no lock of the child on it, and SQLite in the child believes that there is."""
+    command = [sys.executable, "-P", "-c", NEW_IN_THE_CHILD, str(tmp_path / "tasks.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_forked_child_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-c", FORKS, str(tmp_path / "tasks.db")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from sitq.backends.sqlite import migrate
+from sitq.backends.sqlite.forks import refuse_inherited
 from sitq.backends.sqlite.schema import refuse_others
 from sitq.backends.sqlite.version import refuse_too_old
 from sitq.errors import (
@@ -157,6 +158,7 @@ class Database:
         self._refuse_damaged()
         if not self.in_memory:
             self._create_file()
+            refuse_inherited(self.path)
         self._identity, self._spoiled = {}, set()  # of an earlier opening
         connection = self._connect(self._set_up)
         self._remember(connection)

@@ -18,6 +18,7 @@ from sitq.backends.loop import Loop
 from sitq.backends.sqlite import recovery
 from sitq.backends.sqlite.connect import Database
 from sitq.backends.sqlite.driver import CLOSE_LIMIT, Driver
+from sitq.backends.sqlite.forks import Claim, claim, release
 from sitq.backends.sqlite.inserting import insert_at_once
 from sitq.backends.sqlite.turn import Turns
 from sitq.backends.sqlite.version import warn_if_shared
@@ -54,6 +55,7 @@ class Opened:
         self.waiters: FileWaiters = FileWaiters(self.reader, database, self.look)
         self._database = database
         self._loop = loop
+        self._claim: Claim | None = None
         self._watch: Watch | None = None
         self._version: tuple[Any, ...] | None = None
         """The writer's connection, and what it said last of the commits of others."""
@@ -68,6 +70,7 @@ class Opened:
         try:
             await opened.writer.open(database.create, database.renewed)
             if not database.in_memory:
+                opened._claim = claim(database.path)
                 await opened.reader.open(database.connect, database.renewed)
                 await opened.reader.run(lambda c: database.read(c, warn_if_shared))
                 opened._watch = Watch(database, opened._hear, opened._ask_writer)
@@ -174,6 +177,8 @@ class Opened:
             self._watch.close()
         for driver in {self.reader, self.writer}:
             driver.abandon()
+        if self._claim is not None:
+            release(self._claim)
 
 
 class FileHeart:

@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from sitq.backends.loop import Loop
 from sitq.backends.sqlite import migrate
 from sitq.backends.sqlite.connect import Database, read_text
+from sitq.backends.sqlite.forks import refuse_inherited
 from sitq.backends.sqlite.inserting import insert
 from sitq.errors import InvalidOption, NotOpen, StoreUnavailable, UsageError
 from sitq.model import NewTask
@@ -66,6 +67,8 @@ def insert_here(
         )
     if is_open:
         database.check_usable()
+    else:
+        refuse_inherited(database.path)
     _check(database, connection)
     try:
         with _read_as(connection, read_text), _savepoint(connection):
