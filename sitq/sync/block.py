@@ -78,20 +78,23 @@ class Block(Generic[T]):
         """
         innermost.set(self.outer)
         is_own = self._is_cancelled and isinstance(error, CancelledError)
-        if is_own or error is None:
-            self._let_go(None)
-        elif isinstance(error, Exception) and not isinstance(error, CancelledError):
-            self._let_go(error)
-        else:  # Ctrl-C, `sys.exit`, or what is around it was cancelled
+        is_caught = is_own or error is None or _is_of_the_body(error)
+        try:
+            if is_caught:
+                self._let_go(None if is_own else error)
+            else:
+                self._give_up()
+            wait_for(self.ended, self._guest)
+        except BaseException:  # Ctrl-C too
             self._give_up()
-            raised = self._end()
-            if isinstance(raised, BaseExceptionGroup):
-                raise error from raised
-            return False
-        raised = self._end()
-        if raised is not None:
+            wait([self.ended])
+            raise
+        raised = self.ended.result()
+        if is_caught and raised is not None:
             raise raised
-        return error is not None
+        if error is not None and isinstance(raised, BaseExceptionGroup):
+            raise error from raised
+        return is_caught and error is not None
 
     def stop(self) -> None:
         """Cancel the block, whatever its body does. From any thread."""
@@ -132,16 +135,6 @@ class Block(Generic[T]):
             self._guest.look()
         self.stop()
 
-    def _end(self) -> BaseException | None:
-        """Wait for the end of the block; cancel it, if this wait is cancelled."""
-        try:
-            wait_for(self.ended, self._guest)
-        except BaseException:
-            self._give_up()
-            wait([self.ended])
-            raise
-        return self.ended.result()
-
     async def _host(self, portal: Portal, seconds: float) -> None:
         """Enter, wait for the body, and leave."""
         error: BaseException | None = CancelledError("the block was cancelled")
@@ -179,3 +172,8 @@ class Block(Generic[T]):
         error = self._left.result() or cancellation
         if error is not None:
             raise error
+
+
+def _is_of_the_body(error: BaseException) -> bool:
+    """Whether it is one of those that a block gathers; others end a program, or what is around."""
+    return isinstance(error, Exception) and not isinstance(error, CancelledError)

@@ -111,9 +111,14 @@ with queue.task_group() as tg:
     time.sleep(60)
 """
 AT_THE_END_OF_A_BLOCK = """
+def tell(left):
+    while not left.done():
+        time.sleep(0.001)
+    print("waits", flush=True)
+
 with queue.task_group() as tg:
     tg.enqueue(echo, 1)
-    print("waits", flush=True)
+    threading.Thread(target=tell, args=(tg._block._left,), daemon=True).start()
 """
 IN_A_MAP = """
 def tell():
