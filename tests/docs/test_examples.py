@@ -38,6 +38,7 @@ EXPECTED = {
     "delayed_tasks.py": r"at once: .*after a delay: started 0\.[3-9].*at its moment: ",
     "fan_out.py": r"together 14\nweighed \d.*in order \[1, 2, 3\]\nfailed: the scales end",
     "deadline.py": r"page 1: [12] s are left.*page 2: stopped.*\n2 s have passed",
+    "django_shop.py": r"'invoice of order 1: lamp'.*'sold out'.*'orders': 1, 'tasks': 1",
     "several_workers.py": r"120 tasks in all, by \d processes",
 }
 LOOPED = ("drain_speed.py", "index_stdlib.py", "survey_tree.py")
