@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from typing import cast
 
 import anyio
@@ -92,6 +93,9 @@ async def _run_group(shift: Shift) -> bool:
         store = _first_store_error(errors)
         if store is not None:
             raise store from None
+        if errors.subgroup(KeyboardInterrupt):
+            # trio has raised it between two functions of a task: once more, for the main task.
+            signal.raise_signal(signal.SIGINT)
         reason = summary(describe(errors.exceptions[0]))
     if reason:
         shift.log(logging.ERROR, "task group broke: opened again", error=reason)

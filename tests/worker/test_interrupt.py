@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
-from sitq import SQLiteBackend, State
+from sitq import SQLiteBackend, State, Worker
 from sitq.backends.base import Filter
+from sitq.worker.shift import Shift
 
 PROGRAM = """
 import signal, sys, time, anyio
@@ -79,3 +81,49 @@ def test_an_interrupt_is_no_failure_of_the_task(loop: str, way: str, tmp_path: P
             assert (task.attempts, task.crashes) == (0, 0)
 
     anyio.run(look)
+
+
+async def hosted(backend: SQLiteBackend) -> None:
+    async with Worker(backend):
+        await anyio.sleep_forever()
+
+
+async def structured(backend: SQLiteBackend) -> None:
+    await Worker(backend).run()
+
+
+async def in_background(backend: SQLiteBackend) -> None:
+    worker = Worker(backend)
+    await worker.start()
+    try:
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await worker.stop()
+
+
+@pytest.mark.parametrize("way", [hosted, structured, in_background])
+def test_one_that_hits_a_task_of_the_worker_is_passed_on(
+    way: Callable[[SQLiteBackend], Awaitable[None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As trio may raise it between two functions of a task, where nothing is protected."""
+
+    async def interrupted(shift: Shift) -> None:
+        monkeypatch.setattr(module, "prune", prune)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        with anyio.fail_after(20):
+            async with SQLiteBackend(tmp_path / "tasks.db") as backend:
+                await way(backend)
+
+    module = sys.modules["sitq.worker.serve"]
+    prune = module.prune
+    monkeypatch.setattr(module, "prune", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            anyio.run(main, backend="trio")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert module.prune is prune
