@@ -21,15 +21,15 @@ from sitq.errors import SitqError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="sitq",
     help="A durable task queue made of structured concurrency.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (demo, worker, enqueue, look, show, watch, change, doctor, upgrade):
-    module.add_to(app)
+for _module in (demo, worker, enqueue, look, show, watch, change, doctor, upgrade):
+    _module.add_to(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ from sitq.errors import UsageError
 
 __all__ = ["Child", "command_line"]
 
-logger = logging.getLogger("sitq.supervisor")
+logger: logging.Logger = logging.getLogger("sitq.supervisor")
 
 MARGIN = 30.0
 """Seconds beyond its grace in which a process may end before it is killed."""
@@ -49,9 +49,9 @@ class Child:
         self._patience = CancelScope()
         self._told = self._hurried = math.inf
         self._grace = 0.0
-        self.is_loaded = False
+        self.is_loaded: bool = False
         """Whether it has its application."""
-        self.ended = Event()
+        self.ended: Event = Event()
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> Child:

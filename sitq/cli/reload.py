@@ -14,7 +14,7 @@ from anyio import Event
 
 __all__ = ["changes"]
 
-logger = logging.getLogger("sitq.supervisor")
+logger: logging.Logger = logging.getLogger("sitq.supervisor")
 
 
 def changes(app: str) -> Callable[[Event], AsyncIterator[str]]:

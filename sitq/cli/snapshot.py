@@ -67,7 +67,7 @@ class History:
     """How many tasks have ended, told by counts from which the purged ones are missing."""
 
     def __init__(self) -> None:
-        self.ended = 0
+        self.ended: int = 0
         """Since the first counts."""
         self._last: int | None = None
         self._moments: deque[tuple[float, int]] = deque()

@@ -16,7 +16,7 @@ from sitq.worker.signals import Signals, receive
 
 __all__ = ["Supervisor"]
 
-logger = logging.getLogger("sitq.supervisor")
+logger: logging.Logger = logging.getLogger("sitq.supervisor")
 
 WRONG = 2
 """The exit code of a process whose command is written wrongly: it would be so again."""
@@ -112,8 +112,8 @@ class Crew:
         self._signals: list[signal.Signals] = []
         self._one_is_loaded = Event()
         self._ending = Event()
-        self.ended = Event()
-        self.is_wrong = False
+        self.ended: Event = Event()
+        self.is_wrong: bool = False
         """Whether the command turned out to be written wrongly."""
 
     async def run(self) -> None:

@@ -18,7 +18,7 @@ from sitq.worker import Worker
 
 __all__ = ["grace_told", "run_tethered"]
 
-logger = logging.getLogger("sitq.worker")
+logger: logging.Logger = logging.getLogger("sitq.worker")
 
 _GRACE = struct.Struct("!d")
 

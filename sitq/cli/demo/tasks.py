@@ -22,7 +22,7 @@ __all__ = [
     "wait",
 ]
 
-registry = Registry()
+registry: Registry = Registry()
 STEP = 0.1
 """Seconds that a step takes."""
 PAGE = 0.4
