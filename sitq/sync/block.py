@@ -77,6 +77,8 @@ class Block(Generic[T]):
             error: what that was.
         """
         innermost.set(self.outer)
+        if self._portal is None or not self._portal.is_here:
+            return False  # its parent has forked in the body, and goes on there
         is_own = self._is_cancelled and isinstance(error, CancelledError)
         is_caught = is_own or error is None or _is_of_the_body(error)
         try:

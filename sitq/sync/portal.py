@@ -85,6 +85,11 @@ class Portal:
         self._thread.start()
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is of this process; a child that was forked has none of its threads."""
+        return self._pid == os.getpid()
+
+    @property
     def is_closing(self) -> bool:
         """Whether nothing can begin in it any more."""
         return self._stopped.done()
@@ -122,8 +127,8 @@ class Portal:
         self._ended.result()
 
     def abandon(self) -> None:
-        """Let all of that happen, without waiting for it. In a forked child there is nothing."""
-        if self._pid == os.getpid():
+        """Let all of that happen, without waiting for it."""
+        if self.is_here:
             with suppress(InvalidStateError):
                 self._stopped.set_result(None)
             self._tell()

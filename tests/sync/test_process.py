@@ -198,15 +198,17 @@ def test_a_fork(url: str, loop: str) -> None:
 
 LEAVES_IN_THE_CHILD = """
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-with queue:
-    handle = queue.enqueue(echo, 1)
+with queue, queue.task_group() as tg:
+    handle = tg.enqueue(echo, 1)
     pid = os.fork()
+    if pid:
+        tg.cancel()
 if pid == 0:
     os._exit(0)
 _, status = os.waitpid(pid, 0)
 assert os.waitstatus_to_exitcode(status) == 0
 with queue:
-    handle.status()
+    assert handle.status() == "cancelled"
 """
 
 
