@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 
@@ -81,6 +82,7 @@ class Lifespan:
         self._scope = CancelScope(shield=True)
         self._resources: Any = None
         self._error: Exception | None = None
+        self._broke = False
         self._opened = anyio.Event()
         self._closing = anyio.Event()
         self._ended = anyio.Event()
@@ -96,6 +98,7 @@ class Lifespan:
                 await self._opened.wait()
         finally:
             if not self._opened.is_set():
+                self._closing.set()
                 self._scope.cancel()
                 await self._until_ended()
         if self._error is not None:
@@ -138,10 +141,10 @@ class Lifespan:
                 async with _manager(function) as self._resources:
                     self._opened.set()
                     await self._until_closing()
-            if self._closing.is_set() and self._scope.cancelled_caught:
+            if self._scope.cancelled_caught and self._opened.is_set():
                 log_event(logging.ERROR, "lifespan cancelled: it did not close in time")
-            elif not self._closing.is_set() and not self._scope.cancel_called:
-                raise UsageError("the lifespan ended before its worker: something in it did so")
+            elif self._broke:
+                raise UsageError("the lifespan was cancelled by a scope of its own")
         except Exception as error:
             self._error = error
             if self._opened.is_set():
@@ -154,15 +157,20 @@ class Lifespan:
             self._ended.set()
 
     async def _until_closing(self) -> None:
+        """The tasks of the worker come first, whoever wants this one to end."""
         while not self._closing.is_set():
             try:
-                await self._closing.wait()
+                with CancelScope(shield=self._broke):
+                    await self._closing.wait()
             except get_cancelled_exc_class():
-                if anyio.current_effective_deadline() == -math.inf:
-                    raise  # by a scope that was opened with them
-                # By asyncio itself, as `asyncio.run` does to every task when it ends: the tasks of
-                # the worker come first.
-                self._stop.request(Cause.HOST_CANCELLED, 0.0)
+                self._broke = anyio.current_effective_deadline() == -math.inf
+                if self._broke:  # a scope was cancelled that was opened with the resources
+                    log_event(logging.ERROR, "lifespan broke: the worker stops", grace=self._grace)
+                    self._stop.request(Cause.SHUTDOWN, self._grace)
+                else:  # asyncio has cancelled this task, as `asyncio.run` does when it ends
+                    self._stop.request(Cause.HOST_CANCELLED, 0.0)
+        if self._broke:
+            await anyio.lowlevel.checkpoint()  # which is cancelled
 
 
 def _manager(function: LifespanFunction) -> AbstractAsyncContextManager[Any]:

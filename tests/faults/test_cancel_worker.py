@@ -6,8 +6,8 @@ The normal run takes every twentieth step; ``SITQ_LONG=1`` makes it take each of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -40,6 +40,30 @@ STRIDE = 1 if LONG else 20
 Row = tuple[State, int, int, int]
 
 
+class Resources:
+    """Of a worker, with a task of their own. They note what there was of it when they closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.open = 0
+        self.leases: list[object] = []
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            await anyio.lowlevel.checkpoint()
+            self.open += 1
+            try:
+                yield
+                await anyio.lowlevel.checkpoint()
+            finally:
+                self.open -= 1
+                with closing(sqlite3.connect(self._path)) as connection:
+                    self.leases += connection.execute("SELECT id FROM sitq_worker")
+                group.cancel_scope.cancel()
+
+
 @dataclass
 class Shop:
     """A store with four tasks and a worker for three of them; two of the tasks end soon."""
@@ -47,6 +71,7 @@ class Shop:
     path: Path
     backend: SQLiteBackend
     worker: Worker
+    resources: Resources
     short: list[TaskHandle[Any]]
 
     @classmethod
@@ -56,8 +81,15 @@ class Shop:
         async with TaskQueue(backend) as queue:
             short = await queue.enqueue_many([f.echo.call(1), f.add.call(1)])
             await queue.enqueue_many([f.sleep.call(300), f.sleep.call(300)])
-        worker = Worker(backend, registry=f.registry, grace=0, max_concurrency=3)
-        return cls(path, backend, worker, short)
+        resources = Resources(path)
+        worker = Worker(
+            backend,
+            registry=f.registry,
+            grace=0,
+            max_concurrency=3,
+            lifespan=resources.lifespan,
+        )
+        return cls(path, backend, worker, resources, short)
 
     async def results(self) -> list[Any]:
         return [await handle.result() for handle in self.short]
@@ -74,7 +106,10 @@ class Shop:
             return [(STATES[row[0]], *row[1:]) for row in connection.execute(query)]
 
     def check(self) -> None:
-        """Each task was run once or is given back, uncounted; the worker has left."""
+        """Each task was run once or is given back, uncounted; the worker has left, and then its
+        resources were closed.
+        """
+        assert (self.resources.open, self.resources.leases) == (0, [])
         short, long = self.rows()[:2], self.rows()[2:]
         given_back = {(State.PENDING, 0, 0, 0), (State.PENDING, 1, 0, 0)}
         assert set(long) <= given_back

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from sitq import Registry, SQLiteBackend, State, TaskQueue, Worker, current_task
@@ -276,6 +277,29 @@ async def test_a_stop_ends_the_start(backend: SQLiteBackend) -> None:
     assert await backend.workers() == []
 
 
+@asynccontextmanager
+async def opens_in_a_thread() -> AsyncIterator[None]:
+    events.append("opening")
+    await anyio.to_thread.run_sync(f.gate.wait)
+    try:
+        yield
+    finally:
+        events.append("closed")
+
+
+async def test_what_is_open_too_late_is_closed(backend: SQLiteBackend) -> None:
+    f.gate.clear()
+    one = worker(backend, opens_in_a_thread, grace=60)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.start)
+            await until(lambda: events == ["opening"])
+            group.start_soon(one.stop)
+            await anyio.wait_all_tasks_blocked()
+            f.gate.set()
+    assert events == ["opening", "closed"]
+
+
 @pytest.mark.parametrize("how", ["start", "run", "hosted"])
 async def test_cancellation_ends_the_start(backend: SQLiteBackend, how: str) -> None:
     async def host() -> None:
@@ -341,8 +365,9 @@ async def test_its_failure_stops_the_worker_gracefully(
             await TaskQueue(backend).enqueue(finishes)
             await until(lambda: events[-1] == "started")
             failing.fail.set()
-            await until(lambda: "lifespan failed" in caplog.text)
+            await until(lambda: "lifespan broke" in caplog.text)
             await TaskQueue(backend).enqueue(finishes)
+            assert "closed" not in events
             go_on.set()
             await anyio.sleep_forever()
     assert [type(error) for error in caught.value.exceptions] == [ConnectionError]
@@ -357,7 +382,7 @@ async def ends_by_itself() -> AsyncIterator[None]:
 
 
 async def test_an_end_without_an_error_is_one(backend: SQLiteBackend) -> None:
-    with anyio.fail_after(5), pytest.raises(UsageError, match="lifespan ended before"):
+    with anyio.fail_after(5), pytest.raises(UsageError, match="scope of its own"):
         await worker(backend, ends_by_itself).run()
 
 

@@ -42,6 +42,7 @@ async def main():
     worker = Worker(SQLiteBackend(":memory:"), lifespan=lifespan, grace=60)
     if how == "hosted":
         async with worker:
+            await anyio.wait_all_tasks_blocked()
             print("hosted", flush=True)
             await anyio.sleep_forever()
     await worker.run(handle_signals=True, task_status=Told())
