@@ -27,6 +27,7 @@ def main(descriptor: int) -> None:
     """Answer the worker at the other end of a socket until that is closed."""
     context.is_process_of_worker = True
     with suppress(EOFError, OSError), socket.socket(fileno=descriptor) as channel:
+        channel.set_inheritable(False)  # it is to close when this process ends
         _Child(channel).serve()
 
 
@@ -88,9 +89,12 @@ class _Child:
             os.killpg(self._id, signal.SIGKILL)
 
     def _let_go(self) -> None:
-        """In what a function has forked: the socket is to close when this process ends."""
-        self._stream.close()
-        self._channel.close()
+        """In what a function has forked: the socket is to close when this process ends.
+
+        The stream is left as it is: another thread may have been reading it, whose lock stays.
+        """
+        with suppress(OSError):  # below a fork of a fork it is closed
+            os.close(self._channel.detach())
         for one in STOPS:
             if signal.getsignal(one) is _pass_over:
                 signal.signal(one, self._before[one])

@@ -183,7 +183,24 @@ def dies(how: str, folder: str) -> None:
     if how == "close":
         os.closerange(3, 100)
         signal.pause()
+    if how == "shell":  # it inherits whatever can be inherited
+        os.system(f"sleep 1000 & echo $! >{folder}/sleeps")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@registry.task(executor="process")
+def forks_later(folder: str) -> int:
+    """From a thread that it leaves behind, when this process waits for something to run."""
+
+    def fork() -> None:
+        while not Path(folder, "go on").exists():
+            pass
+        if not os.fork():
+            tell(folder, "forked", os.getpid())
+            signal.pause()
+
+    threading.Thread(target=fork, daemon=True).start()
+    return os.getpid()
 
 
 @registry.task(executor="process")

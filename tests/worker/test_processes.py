@@ -360,6 +360,7 @@ async def test_the_error_says_how_it_ended(
         "exit": "exit code 3",
         "close": "closed its connection",
         "fork": "SIGKILL",
+        "shell": "SIGKILL",
     }
     async with worker(backend):
         for how, what in ends.items():
@@ -367,7 +368,7 @@ async def test_the_error_says_how_it_ended(
             assert error == "sitq.errors.ProcessLost"
             assert what in message
             assert "in_process.dies" in message
-    await ended(await told(folder, "started"))
+    await ended(await told(folder, "started"), await told(folder, "sleeps"))
 
 
 async def test_one_that_was_killed_while_it_was_idle(
@@ -393,6 +394,18 @@ async def test_one_that_is_lost_while_the_worker_stops_is_no_attempt(
         os.kill(pids[0], signal.SIGKILL)
     await went_back(handle)
     await ended(*pids)
+
+
+async def test_what_is_forked_while_it_is_idle(
+    backend: SQLiteBackend, queue: TaskQueue, folder: str
+) -> None:
+    async with worker(backend):
+        first = await call(queue, p.forks_later, folder)
+        let_go_on(folder)
+        forked = await told(folder, "forked")
+        descriptors = os.listdir(f"/proc/{forked}/fd")
+        os.killpg(first, signal.SIGKILL)
+    assert set(descriptors) <= {"0", "1", "2"}
 
 
 async def test_idle_ones_end_after_a_while(
