@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Final
 
-__all__ = ["MAIN", "class_name", "importable_module_name", "is_importable", "shown"]
+__all__ = [
+    "MAIN",
+    "class_name",
+    "importable_module_name",
+    "is_importable",
+    "shown",
+    "signal_name",
+]
 
 MAIN: Final = ("__main__", "__mp_main__")
 """Names of the main module: of what was started, and in processes which that has started."""
@@ -18,6 +26,14 @@ def shown(value: object) -> str:
         return f"{value!r:.80}"
     except Exception:
         return f"<{type(value).__name__}>"
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, or its number: real-time signals have no names."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 def class_name(cls: type) -> str:

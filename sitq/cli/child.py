@@ -18,6 +18,7 @@ from anyio.abc import Process
 
 from sitq.cli.tether import grace_told
 from sitq.errors import UsageError
+from sitq.naming import signal_name
 
 __all__ = ["Child", "command_line"]
 
@@ -130,12 +131,5 @@ class Child:
                 logging.WARNING if code else logging.INFO, "process ended pid=%d code=%d", pid, code
             )
             return code
-        logger.warning("process ended pid=%d signal=%s", pid, _name(-code))
+        logger.warning("process ended pid=%d signal=%s", pid, signal_name(-code))
         return 128 - code
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time one
-        return str(number)

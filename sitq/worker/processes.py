@@ -19,6 +19,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from sitq.errors import ProcessLost, UsageError
 from sitq.model import Outcome
+from sitq.naming import signal_name
 from sitq.registry import TaskFunction
 from sitq.worker.outcome import untransferable
 from sitq.worker.program import STOPS, Answer, Request, dumps, loads, this_program
@@ -170,7 +171,7 @@ class _Process:
         if code >= 0:
             return f"ended by itself, with exit code {code}"
         reason = "; perhaps there was no memory left" if code == -signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(-code).name}{reason}"
+        return f"was ended by signal {signal_name(-code)}{reason}"
 
 
 def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:

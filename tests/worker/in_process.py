@@ -183,6 +183,8 @@ def dies(how: str, folder: str) -> None:
     if how == "close":
         os.closerange(3, 100)
         signal.pause()
+    if how == "real-time":
+        os.kill(os.getpid(), 40)
     if how == "shell":  # it inherits whatever can be inherited
         os.system(f"sleep 1000 & echo $! >{folder}/sleeps")
     os.kill(os.getpid(), signal.SIGKILL)

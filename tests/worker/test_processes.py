@@ -361,6 +361,7 @@ async def test_the_error_says_how_it_ended(
         "close": "closed its connection",
         "fork": "SIGKILL",
         "shell": "SIGKILL",
+        "real-time": "by signal 40",
     }
     async with worker(backend):
         for how, what in ends.items():
