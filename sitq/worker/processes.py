@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -29,7 +30,7 @@ __all__ = ["Processes"]
 IDLE_LIMIT = 300.0
 """Seconds after which a process ends that has nothing to run."""
 END_LIMIT = 2.0
-"""Seconds in which a process ends that has nothing to run, before it is killed."""
+"""Seconds in which processes end that have nothing to run, before they are killed."""
 
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; from sitq.worker.child import main; "
@@ -95,7 +96,7 @@ class Processes:
             process, _ = self._idle.pop()
             if process.is_alive():
                 return process
-            process.end()
+            process.end(0.0)
         return _Process()
 
     async def _end(self, processes: Iterable[_Process]) -> None:
@@ -153,11 +154,11 @@ class _Process:
             self._stream.close()
         self._channel.close()
 
-    def end(self) -> None:
-        """Close it, and see to it that it ends."""
+    def end(self, limit: float) -> None:
+        """Close it, and see to it that it ends: it is killed after so many seconds."""
         self.close()
         try:
-            self._process.wait(END_LIMIT)
+            self._process.wait(limit)
         except subprocess.TimeoutExpired:
             self._left = True
             self.kill()
@@ -192,8 +193,9 @@ def _spawn(channel: socket.socket) -> subprocess.Popen[bytes]:
 def _end_all(processes: list[_Process]) -> None:
     for process in processes:
         process.close()
+    latest = time.monotonic() + END_LIMIT
     for process in processes:
-        process.end()
+        process.end(max(0.0, latest - time.monotonic()))
 
 
 def _ask(

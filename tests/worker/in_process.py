@@ -50,6 +50,13 @@ def pid_when_all_are_here(folder: str, number: int) -> int:
     return os.getpid()
 
 
+@registry.task(executor="process")
+def pid_beside_a_thread(folder: str, number: int) -> int:
+    """With a thread left behind that never ends, and keeps the process from ending."""
+    threading.Thread(target=threading.Event().wait).start()
+    return pid_when_all_are_here.function(folder, number)
+
+
 class Slots:
     @staticmethod
     @registry.task(executor="process")

@@ -397,6 +397,32 @@ async def test_one_that_is_lost_while_the_worker_stops_is_no_attempt(
     await ended(*pids)
 
 
+async def test_those_that_do_not_end_are_waited_for_together(
+    anyio_backend: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    wait = subprocess.Popen[bytes].wait
+
+    def noted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        limits.append(timeout or 0.0)
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", noted)
+    monkeypatch.setattr(module, "END_LIMIT", 0.1)
+    pids: list[int] = []
+
+    async def one() -> None:
+        pid, _ = await processes.call(p.pid_beside_a_thread, (folder, 3), {})
+        pids.append(pid)
+
+    async with Processes() as processes, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(one)
+    assert len(set(pids)) == 3
+    assert not any(map(lives, pids))
+    assert sum(limits) < 0.2
+
+
 async def test_what_is_forked_while_it_is_idle(
     backend: SQLiteBackend, queue: TaskQueue, folder: str
 ) -> None:
