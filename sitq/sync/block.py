@@ -78,7 +78,10 @@ class Block(Generic[T]):
         """
         innermost.set(self.outer)
         if self._portal is None or not self._portal.is_here:
-            return False  # its parent has forked in the body, and goes on there
+            return False  # its parent has forked in the body, and goes on there; or all ends
+        if self._portal.is_current:  # the body is a generator that was dropped, and collected here
+            self._give_up()
+            return False
         is_own = self._is_cancelled and isinstance(error, CancelledError)
         is_caught = is_own or error is None or _is_of_the_body(error)
         try:

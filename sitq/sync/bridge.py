@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -118,9 +119,11 @@ class Bridge:
         """The portal of this process. The first one who asks opens it.
 
         Raises:
-            NotOpen: the queue was closed.
+            NotOpen: the queue was closed, or Python ends.
             UsageError: the thread of the portal asks.
         """
+        if sys.is_finalizing():  # it has stopped all other threads
+            raise NotOpen("the program ends: nothing can use the queue any more")
         here = self._here()
         with here.lock:
             if here.portal is not None:

@@ -8,6 +8,7 @@ the caller wait for the start of a call as well as for its end, and ends by an e
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -86,8 +87,13 @@ class Portal:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is of this process; a child that was forked has none of its threads."""
-        return self._pid == os.getpid()
+        """Whether its thread goes on: not in a child that was forked, nor when Python ends."""
+        return self._pid == os.getpid() and not sys.is_finalizing()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether its own thread asks, which would wait for itself."""
+        return threading.current_thread() is self._thread
 
     @property
     def is_closing(self) -> bool:
@@ -95,12 +101,12 @@ class Portal:
         return self._stopped.done()
 
     def check_thread(self) -> None:
-        """Refuse its own thread, which would wait for itself.
+        """Refuse its own thread.
 
         Raises:
             UsageError: it is the one that calls.
         """
-        if threading.current_thread() is self._thread:
+        if self.is_current:
             raise UsageError(
                 "a sync queue cannot be used by what its own event loop calls, such as a serializer"
             )
@@ -124,7 +130,8 @@ class Portal:
         """End what goes on in it, close the store and end the thread."""
         with self._lock:
             self.abandon()
-        self._ended.result()
+        if self.is_here:
+            self._ended.result()
 
     def abandon(self) -> None:
         """Let all of that happen, without waiting for it."""

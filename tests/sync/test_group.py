@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from sitq import State, SyncTaskQueue
-from sitq.errors import InvalidOption, NotOpen, TaskFailed, UsageError
+from sitq.errors import InvalidOption, NotOpen, TaskCancelled, TaskFailed, UsageError
+from sitq.sync import SyncTaskHandle
 
 from . import functions as f
 from .conftest import Working
@@ -92,6 +94,30 @@ def test_a_generator_that_holds_a_block_can_be_closed(queue: SyncTaskQueue) -> N
     handle = next(generator)
     generator.close()
     assert handle.status() is State.CANCELLED
+
+
+def test_a_generator_that_is_collected_by_the_thread_of_the_queue(queue: SyncTaskQueue) -> None:
+    def results() -> Iterator[SyncTaskHandle[Any]]:
+        with queue.task_group() as tg:
+            yield tg.enqueue(f.sleep)
+
+    def dropped() -> SyncTaskHandle[Any]:
+        generator: Any = results()
+        cycle = [generator]
+        cycle.append(cycle)
+        return next(generator)
+
+    async def collect() -> None:
+        gc.collect()
+
+    gc.disable()
+    try:
+        handle = copy_context().run(dropped)
+        queue._bridge.call(collect)
+    finally:
+        gc.enable()
+    with pytest.raises(TaskCancelled):
+        handle.result(timeout=10)
 
 
 def test_a_group_can_be_cancelled(queue: SyncTaskQueue) -> None:

@@ -12,7 +12,7 @@ from sitq import State, SyncTaskQueue
 
 PATIENCE = 30.0
 BEGIN = """
-import os, signal, sys, threading, time, warnings
+import os, signal, sys, threading, time, types, warnings
 from sitq import SyncTaskQueue, task
 from sitq.errors import NotOpen
 
@@ -85,6 +85,31 @@ def test_one_that_fails_in_a_block_cancels_the_tasks(file_url: str, loop: str) -
     assert "Exception ignored" not in errors
     with SyncTaskQueue(file_url) as queue:
         assert queue.counts()[State.CANCELLED] == 1
+
+
+HOLDS_A_BLOCK = """
+def results():
+    with queue, queue.map(echo, range(3)):
+        yield
+
+class Late:
+    def __del__(self):
+        try:
+            queue.enqueue(echo, 1)
+        except NotOpen as error:
+            print(error, flush=True)
+
+kept = sys.modules["kept"] = types.ModuleType("kept")  # modules are dropped at the very end
+kept.taken, kept.late = results(), Late()
+next(kept.taken)
+del kept
+"""
+
+
+def test_one_that_holds_a_block_or_asks_for_more_at_its_end_ends(file_url: str, loop: str) -> None:
+    code, output, errors = outcome(program(file_url, loop, HOLDS_A_BLOCK))
+    assert (code, errors) == (0, "")
+    assert output == "the program ends: nothing can use the queue any more\n"
 
 
 # Ctrl-C.
