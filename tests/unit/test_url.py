@@ -72,6 +72,23 @@ def test_what_names_none(url: Any, said: str) -> None:
         backend_from_url(url)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "me:secret word@h/d",
+        "me:secret%ZZ@h/d",
+        "me:a?secret@h/d",
+        "me:secret@[::1/d",
+        "me:secret@[::1]x/d",
+        'me:a"secret"b c@h/d',
+    ],
+)
+def test_an_address_that_cannot_be_read_is_not_repeated(rest: str) -> None:
+    with pytest.raises(InvalidOption, match="url cannot be read: ") as caught:
+        backend_from_url(f"postgresql://{rest}")
+    assert "secret" not in str(caught.value)
+
+
 def test_without_psycopg_it_says_what_to_install() -> None:
     script = (
         "import sys; sys.modules['psycopg'] = None\n"

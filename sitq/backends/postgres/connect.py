@@ -251,7 +251,15 @@ def _conninfo(url: object, limit: float) -> str:
         }
         return make_conninfo(url, **{name: of for name, of in bounds.items() if name not in given})
     except psycopg.ProgrammingError as error:
-        raise InvalidOption(f"url cannot be read: {error}") from None
+        raise InvalidOption(f"url cannot be read: {_without_parts(error)}") from None
+
+
+def _without_parts(error: psycopg.ProgrammingError) -> str:
+    """What libpq says of an address, without what it quotes of it: a password may be there.
+
+    The name of a parameter stays.
+    """
+    return re.sub(r'(?<!parameter: )".*"|".*\W.*"', "...", str(error).strip(), flags=re.DOTALL)
 
 
 def _without_password(url: object) -> object:
