@@ -6,6 +6,7 @@ was interrupted; 128 + N a worker was ended by a second signal N.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -52,7 +53,11 @@ def options(
 
 def main() -> None:
     """Run the command that the arguments of the program name, and exit."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by who has started the program
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, os.fdopen(nowhere, "w", closefd=False))
+        stream: object = getattr(sys, name)
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())

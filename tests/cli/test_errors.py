@@ -185,6 +185,21 @@ def test_what_is_printed_finds_no_room(path: Path, stored: Stored, command: list
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no such shell")
+@pytest.mark.parametrize(
+    ("command", "code"), [("stats >&-", 0), ("ls --json >&-", 0), ("ls --limit 0 2>&-", 2)]
+)
+def test_what_it_prints_to_is_closed(path: Path, stored: Stored, command: str, code: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -W error -m sitq {command}', sys.executable],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [("sitq w", {"worker", "workers", "watch"}), ("sitq ls --state s", {"succeeded"})],
