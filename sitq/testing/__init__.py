@@ -1,4 +1,5 @@
-"""For tests of programs that use sitq: a clock they move, a machine that checks a store.
+"""For tests of programs that use sitq: a clock they move, a queue to ask, a machine that
+checks a store.
 
 `QueueMachine` needs Hypothesis.
 """
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from sitq.clock import ManualClock
 from sitq.testing.clock import Clock
+from sitq.testing.queue import Enqueued, Queue
 
 if TYPE_CHECKING:
     from sitq.testing.machine import QueueMachine
 
-__all__ = ["Clock", "ManualClock", "QueueMachine"]
+__all__ = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine"]
 
 
 def __getattr__(name: str) -> Any:
