@@ -1,7 +1,7 @@
-"""For tests of programs that use sitq: a clock they move, a queue to ask, a machine that
-checks a store.
+"""For tests of programs that use sitq: a clock they move, all tasks run at once, a queue to ask.
 
-`QueueMachine` needs Hypothesis.
+`QueueMachine`, which checks a store, needs Hypothesis; the fixtures for pytest are in
+`sitq.testing.plugin`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sitq.clock import ManualClock
 from sitq.testing.clock import Clock
+from sitq.testing.pending import run_pending
 from sitq.testing.queue import Enqueued, Queue
 
 if TYPE_CHECKING:
     from sitq.testing.machine import QueueMachine
 
-__all__ = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine"]
+__all__ = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine", "run_pending"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import sitq.testing
 
 from .absent import without
 
-PUBLIC = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine"]
+PUBLIC = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine", "run_pending"]
 
 
 def test_the_public_names_are_these() -> None:
@@ -42,7 +42,7 @@ def run(code: str) -> str:
 
 def test_it_needs_no_hypothesis_and_no_pytest() -> None:
     code = (
-        "from sitq.testing import Clock, Queue\n"
+        "from sitq.testing import Clock, Queue, run_pending\n"
         "print(sorted({'pytest', '_pytest', 'trio', 'aiosqlite'} & {*sys.modules}))"
     )
     assert run(code) == "[]"
