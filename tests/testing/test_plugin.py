@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import pytest
 
 from .absent import without
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "testing.md"
 IS_INSTALLED = bool(entry_points(group="pytest11", name="sitq"))
 """Otherwise sitq runs from its sources, and pytest is told of the plugin."""
 
@@ -184,6 +186,16 @@ def test_asserts_that_fail_say_what_was_enqueued(tmp_path: Path) -> None:
         "assert not 1 call shop.fetch('w', times=2), pending",
     ):
         assert output.count(f"E       AssertionError: {text}") == 2, output
+
+
+def test_the_tests_of_the_how_to(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    write(tmp_path, {"test_page.py": "\n".join(blocks)})
+    code, output = run_pytest(tmp_path)
+    assert code == 0, output
+    assert re.search(r"\b13 passed", output), output
 
 
 @pytest.mark.parametrize("options", [(), ("-p", "no:anyio")], ids=["usual", "without-anyio"])
