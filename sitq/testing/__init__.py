@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sitq.clock import ManualClock
 from sitq.testing.clock import Clock
 from sitq.testing.pending import run_pending
 from sitq.testing.queue import Enqueued, Queue
@@ -16,7 +15,7 @@ from sitq.testing.queue import Enqueued, Queue
 if TYPE_CHECKING:
     from sitq.testing.machine import QueueMachine
 
-__all__ = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine", "run_pending"]
+__all__ = ["Clock", "Enqueued", "Queue", "QueueMachine", "run_pending"]
 
 
 def __getattr__(name: str) -> Any:

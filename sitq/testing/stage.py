@@ -12,7 +12,6 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sitq import lifecycle
 from sitq.backends.base import Backend, Filter, Heart, Sweep, Wanted
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.clock import ManualClock
 from sitq.model import (
     Change,
     Group,
@@ -25,6 +24,7 @@ from sitq.model import (
     WorkerRow,
 )
 from sitq.retry import Retry
+from sitq.testing.clock import Clock
 from sitq.testing.door import Door
 from sitq.testing.draws import NAMES, Draft
 from sitq.testing.model import Model
@@ -44,7 +44,7 @@ class Stage(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         # At a microsecond that no double is equal to: a store is to give back what it was given.
-        self.clock: ManualClock = ManualClock(1_700_000_000.123457)
+        self.clock: Clock = Clock(1_700_000_000.123457)
         self.model: Model = Model()
         self.workers: list[int] = []
         """Workers that live, as far as they know."""
@@ -70,11 +70,11 @@ class Stage(RuleBasedStateMachine):
             self.door.close()
             raise
 
-    def make_backend(self, clock: ManualClock) -> Backend:
+    def make_backend(self, clock: Clock) -> Backend:
         """The backend to check: new, empty and run by ``clock``."""
         return SQLiteBackend(":memory:", clock=clock)
 
-    def make_peer(self, clock: ManualClock) -> Backend | None:
+    def make_peer(self, clock: Clock) -> Backend | None:
         """Another backend over the same store, as another process would have it, or None.
 
         Then the verbs go to both in turn, and what happens through one must wake who waits at the

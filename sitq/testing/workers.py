@@ -163,7 +163,7 @@ class WorkerRules(Stage):
     )
     def time_goes_by(self, parts: float, odd: float, idle: bool) -> None:
         """And the living do what they always do, unless they are ``idle``."""
-        self.clock.advance(parts * self.lease / 3 + odd)
+        self.clock.travel(parts * self.lease / 3 + odd)
         if not idle:
             self._upkeep()
 
@@ -174,7 +174,7 @@ class WorkerRules(Stage):
         self._upkeep()
         living = [worker for worker in self.workers if worker in self.model.members]
         before = {worker: self._alone(worker) for worker in living}
-        self.clock.advance(2 * self.lease)
+        self.clock.travel(2 * self.lease)
         turn = first % max(1, len(living))
         for worker in living[turn:] + living[:turn]:
             self.beat(worker)
@@ -242,7 +242,7 @@ class WorkerRules(Stage):
 
     def _go_on_without(self, absent: int | None) -> None:
         for _ in range(2):
-            self.clock.advance(2 * self.lease)
+            self.clock.travel(2 * self.lease)
             self._upkeep(absent)
 
     def _upkeep(self, absent: int | None = None) -> None:

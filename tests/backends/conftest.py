@@ -11,15 +11,15 @@ import pytest
 
 from sitq import SQLiteBackend
 from sitq.backends.base import Backend
-from sitq.clock import ManualClock
 from sitq.model import NewTask, WorkerRecord
+from sitq.testing import Clock
 
 from ..postgres import backend_at, fresh_schema
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["memory", "file-FULL", "file-NORMAL", "postgres"])
 async def backend(
-    request: pytest.FixtureRequest, path: Path, clock: ManualClock, anyio_backend: str
+    request: pytest.FixtureRequest, path: Path, clock: Clock, anyio_backend: str
 ) -> AsyncIterator[Backend]:
     where, _, synchronous = request.param.partition("-")
     if where == "postgres":
@@ -45,7 +45,7 @@ async def backend(
 
 
 @pytest.fixture
-def new(clock: ManualClock) -> Callable[..., NewTask]:
+def new(clock: Clock) -> Callable[..., NewTask]:
     def make(**options: Any) -> NewTask:
         now = clock.time()
         plain: dict[str, Any] = {

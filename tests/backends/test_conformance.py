@@ -39,7 +39,7 @@ async def sweep(backend, worker):
 
 async def test_it_tells_the_time(backend, clock):
     assert await backend.now() == clock.time()
-    clock.advance(0.1)
+    clock.travel(0.1)
     assert await backend.now() == clock.time()
 
 
@@ -138,7 +138,7 @@ async def test_delayed_is_never_early_and_its_time_is_told(backend, new, record,
     got = []
     assert await backend.reserve(worker, Wanted(1, None), got.extend) == due
     assert got == []
-    clock.advance(10)
+    clock.travel(10)
     assert len(await take(backend, worker)) == 1
 
 
@@ -146,9 +146,9 @@ async def test_suspects_come_one_at_a_time(backend, new, record, clock):
     dead, living = await backend.hire(record), await backend.hire(record)
     await backend.insert([new() for _ in range(3)])
     assert len(await take(backend, dead)) == 3
-    clock.advance(15)
+    clock.travel(15)
     assert (await sweep(backend, living)).crashed == []
-    clock.advance(6)
+    clock.travel(6)
     assert len((await sweep(backend, living)).crashed) == 3
     assert len(await take(backend, living)) == 1
     assert await take(backend, living, suspect=False) == []
@@ -158,17 +158,17 @@ async def test_a_late_beat_clears_the_suspicion(backend, new, record, clock):
     late, other = await backend.hire(record), await backend.hire(record)
     await backend.insert([new()])
     await take(backend, late)
-    clock.advance(15)
+    clock.travel(15)
     await sweep(backend, other)
     assert (await sweep(backend, late)).lease_held
-    clock.advance(6)
+    clock.travel(6)
     assert (await sweep(backend, other)).crashed == []
 
 
 async def test_a_lease_that_was_taken_does_not_come_back(backend, new, record, clock):
     dead, other = await backend.hire(record), await backend.hire(record)
     for _ in range(2):
-        clock.advance(15)
+        clock.travel(15)
         await sweep(backend, other)
     assert not (await sweep(backend, dead)).lease_held
     heart = backend.heart(dead)

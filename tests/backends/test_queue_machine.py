@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from sitq import SQLiteBackend
 from sitq.backends.base import Backend
-from sitq.testing import ManualClock, QueueMachine
+from sitq.testing import Clock, QueueMachine
 
 from ..postgres import backend_at, fresh_schema
 
@@ -19,12 +19,12 @@ from ..postgres import backend_at, fresh_schema
 class FileMachine(QueueMachine):
     """Over a file that two backends have open, as two processes would."""
 
-    def make_backend(self, clock: ManualClock) -> Backend:
+    def make_backend(self, clock: Clock) -> Backend:
         self._folder = tempfile.TemporaryDirectory()
         self._path = Path(self._folder.name) / "tasks.db"
         return SQLiteBackend(self._path, synchronous="NORMAL", clock=clock)
 
-    def make_peer(self, clock: ManualClock) -> Backend:
+    def make_peer(self, clock: Clock) -> Backend:
         return SQLiteBackend(self._path, synchronous="NORMAL", clock=clock)
 
     def check_closed(self) -> None:
@@ -39,12 +39,12 @@ class FileMachine(QueueMachine):
 class PostgresMachine(QueueMachine):
     """Over a schema that two backends use, as two machines would."""
 
-    def make_backend(self, clock: ManualClock) -> Backend:
+    def make_backend(self, clock: Clock) -> Backend:
         self._schemas = ExitStack()
         self._schema = self._schemas.enter_context(fresh_schema())
         return backend_at(self._schema, clock=clock)
 
-    def make_peer(self, clock: ManualClock) -> Backend:
+    def make_peer(self, clock: Clock) -> Backend:
         return backend_at(self._schema, clock=clock)
 
     def check_closed(self) -> None:

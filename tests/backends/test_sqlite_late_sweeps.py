@@ -9,8 +9,8 @@ import pytest
 
 from sitq import SQLiteBackend
 from sitq.backends.base import Sweep
-from sitq.clock import ManualClock
 from sitq.model import WorkerRecord
+from sitq.testing import Clock
 
 from ..faults.stage import held
 
@@ -21,7 +21,7 @@ RECORD = WorkerRecord("here", 1, None, 10, LEASE)
 RULES = Sweep(3, 60.0)
 
 
-async def late_sweep(backend: SQLiteBackend, clock: ManualClock, worker: int) -> set[int]:
+async def late_sweep(backend: SQLiteBackend, clock: Clock, worker: int) -> set[int]:
     """A sweep that waits for a third of a lease. Returns who is left."""
     opened = backend._opened
     assert opened is not None
@@ -29,18 +29,16 @@ async def late_sweep(backend: SQLiteBackend, clock: ManualClock, worker: int) ->
         with held(opened.writer):
             group.start_soon(backend.recover, worker, RULES)
             await anyio.wait_all_tasks_blocked()
-            clock.advance(LEASE / 3)
+            clock.travel(LEASE / 3)
     return {one.id for one in await backend.workers()}
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock() -> Clock:
+    return Clock()
 
 
-async def test_who_is_silent_through_many_late_sweeps_is_dead(
-    tmp_path: Path, clock: ManualClock
-) -> None:
+async def test_who_is_silent_through_many_late_sweeps_is_dead(tmp_path: Path, clock: Clock) -> None:
     async with SQLiteBackend(tmp_path / "tasks.db", clock=clock) as backend:
         dead, alive = await backend.hire(RECORD), await backend.hire(RECORD)
         sweeps = 1
@@ -51,7 +49,7 @@ async def test_who_is_silent_through_many_late_sweeps_is_dead(
         assert sweeps > 5
 
 
-async def test_who_beats_between_late_sweeps_is_alive(tmp_path: Path, clock: ManualClock) -> None:
+async def test_who_beats_between_late_sweeps_is_alive(tmp_path: Path, clock: Clock) -> None:
     async with SQLiteBackend(tmp_path / "tasks.db", clock=clock) as backend:
         rare, alive = await backend.hire(RECORD), await backend.hire(RECORD)
         for sweep in range(40):

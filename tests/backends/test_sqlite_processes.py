@@ -14,9 +14,9 @@ import pytest
 from sitq import SQLiteBackend, State, TaskQueue
 from sitq.backends.base import Sweep, Wanted
 from sitq.calls import new_ids
-from sitq.clock import ManualClock
 from sitq.errors import NotOpen
 from sitq.model import NewTask, Reservation, WorkerRecord
+from sitq.testing import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -155,7 +155,7 @@ async def test_every_commit_of_another_process_wakes(tmp_path: Path, synchronous
 
 
 async def test_a_worker_of_another_boot_is_dead_after_a_whole_lease(tmp_path: Path) -> None:
-    clock = ManualClock()
+    clock = Clock()
     path = tmp_path / "tasks.db"
     async with SQLiteBackend(path, clock=clock) as backend:
         now = clock.time()
@@ -178,7 +178,7 @@ async def test_a_worker_of_another_boot_is_dead_after_a_whole_lease(tmp_path: Pa
             return len(found.crashed)
 
         assert await crashes() == 0  # suspected from here on
-        clock.advance(14.9)
+        clock.travel(14.9)
         assert await crashes() == 0
-        clock.advance(0.2)
+        clock.travel(0.2)
         assert await crashes() == 1

@@ -33,6 +33,8 @@ def test_it_stays_on_whole_microseconds(start: float, moves: list[float | timede
         before = clock.time()
         clock.travel(move)
         assert before <= clock.time() == to_microsecond(clock.time())
+        clock.jump(-1 / 3)
+        assert clock.time() == to_microsecond(clock.time())
 
 
 @pytest.mark.parametrize("to", [90, 90.0, timedelta(minutes=1.5)])

@@ -12,7 +12,7 @@ import sitq.testing
 
 from .absent import without
 
-PUBLIC = ["Clock", "Enqueued", "ManualClock", "Queue", "QueueMachine", "run_pending"]
+PUBLIC = ["Clock", "Enqueued", "Queue", "QueueMachine", "run_pending"]
 
 
 def test_the_public_names_are_these() -> None:

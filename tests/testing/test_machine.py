@@ -9,9 +9,8 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from sitq import SQLiteBackend, State
 from sitq.backends.base import Backend, Filter
-from sitq.clock import ManualClock
 from sitq.model import TaskRow
-from sitq.testing import QueueMachine
+from sitq.testing import Clock, QueueMachine
 
 # The same each time, and what fails is not made any simpler: that would take long.
 FEW = settings(
@@ -52,7 +51,7 @@ class Audited(QueueMachine):
 
 
 class OverForgetful(QueueMachine):
-    def make_backend(self, clock: ManualClock) -> Backend:
+    def make_backend(self, clock: Clock) -> Backend:
         return Forgetful(":memory:", clock=clock)
 
 

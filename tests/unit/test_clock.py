@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sitq.clock import MICROSECOND, Clock, ManualClock, step_before, to_microsecond
+from sitq.clock import MICROSECOND, Clock, step_before, to_microsecond
 from sitq.handle import moment
 
 IN_2170 = datetime(2170, 1, 1, tzinfo=UTC).timestamp()
@@ -49,15 +49,6 @@ def test_the_clock_reads_whole_microseconds_and_is_not_ahead() -> None:
         before, now, after = time.time_ns(), clock.time(), time.time_ns()
         assert to_microsecond(now) == now
         assert before // 1_000 <= round(now * 1_000_000) <= after // 1_000
-
-
-@given(st.floats(1e9, 2e9), st.lists(st.floats(-1e6, 1e6), max_size=5))
-def test_a_clock_that_is_moved_does(start: float, moves: list[float]) -> None:
-    clock = ManualClock(start)
-    for move in moves:
-        clock.advance(move)
-        clock.jump(move / 3)
-        assert to_microsecond(clock.time()) == clock.time()
 
 
 @given(st.integers(1, 4_000_000_000_000_000))

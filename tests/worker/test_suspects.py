@@ -9,15 +9,15 @@ import pytest
 
 from sitq import SQLiteBackend, TaskQueue, Worker
 from sitq.backends.base import Sweep, Wanted
-from sitq.clock import ManualClock
 from sitq.model import Reservation, WorkerRecord
+from sitq.testing import Clock
 
 from . import functions as f
 
 pytestmark = pytest.mark.anyio
 
 
-async def _die_with_all(backend: SQLiteBackend, clock: ManualClock) -> int:
+async def _die_with_all(backend: SQLiteBackend, clock: Clock) -> int:
     """A worker takes everything and dies; another finds that out. Returns how many it had."""
     held: list[Reservation] = []
     dead = await backend.hire(WorkerRecord("here", 1, None, 10, 15.0))
@@ -25,7 +25,7 @@ async def _die_with_all(backend: SQLiteBackend, clock: ManualClock) -> int:
     other = await backend.hire(WorkerRecord("here", 1, None, 10, 15.0))
     taken = 0
     for _ in range(2):
-        clock.advance(15.0)
+        clock.travel(15.0)
         taken += len((await backend.recover(other, Sweep(3, 60.0))).crashed)
     await backend.dismiss(other)
     assert taken == len(held)
@@ -36,7 +36,7 @@ async def _die_with_all(backend: SQLiteBackend, clock: ManualClock) -> int:
 async def test_the_next_suspect_comes_when_the_one_before_has_ended(
     where: str, tmp_path: Path
 ) -> None:
-    clock = ManualClock()
+    clock = Clock()
     path = ":memory:" if where == "memory" else tmp_path / "tasks.db"
     async with SQLiteBackend(path, synchronous="NORMAL", clock=clock) as backend:
         queue = TaskQueue(backend)

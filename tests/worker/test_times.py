@@ -11,9 +11,10 @@ import pytest
 
 from sitq import Registry, Retry, SQLiteBackend, TaskQueue, Worker
 from sitq.backends.base import Filter
-from sitq.clock import ManualClock, to_microsecond
+from sitq.clock import to_microsecond
 from sitq.errors import StoreUnavailable
 from sitq.model import State, TaskRow
+from sitq.testing import Clock
 from sitq.worker.shift import Shift
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +106,7 @@ async def test_retried_released_delayed_and_children(backend: SQLiteBackend) -> 
 
 
 async def test_a_worker_knows_the_time_while_the_store_is_away() -> None:
-    clock = ManualClock()
+    clock = Clock()
 
     async def now() -> float:
         raise StoreUnavailable("away")
