@@ -67,6 +67,8 @@ class SyncTaskQueue:
         if loop not in ("asyncio", "trio"):
             raise InvalidOption(f"loop must be 'asyncio' or 'trio': {shown(loop)}")
         import_module(loop)  # or it would turn out later, and elsewhere, that there is no trio
+        # As anyio does it: not in the portal, or a child that is forked meanwhile waits for ever.
+        import_module(f"anyio._backends._{loop}")
         self._backend = backend_from_url(backend) if isinstance(backend, str) else backend
         check_backend(self._backend)
         self._serializer = check_serializer(

@@ -221,6 +221,23 @@ def test_a_fork(url: str, loop: str) -> None:
     assert outcome(program(url, loop, FORKS)) == (0, "", "")
 
 
+IMPORTS = """
+class Finder:
+    def find_spec(self, name, *_):
+        if threading.current_thread().name == "sitq-portal" and name.startswith("anyio"):
+            print(name)
+
+sys.meta_path.insert(0, Finder())
+with queue, queue.task_group() as tg:
+    tg.enqueue(echo, 1)
+    tg.cancel()
+"""
+
+
+def test_a_fork_while_it_is_opened_finds_its_loop_imported(file_url: str, loop: str) -> None:
+    assert outcome(program(file_url, loop, IMPORTS)) == (0, "", "")
+
+
 LEAVES_IN_THE_CHILD = """
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 with queue, queue.task_group() as tg:
