@@ -158,7 +158,7 @@ def run_pytest(folder: Path, *options: str, absent: tuple[str, ...] = ()) -> tup
             *("-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir=.", *plugin, *options),
         ],
         cwd=folder,
-        env=os.environ | {"COLUMNS": "300"},
+        env=os.environ | {"COLUMNS": "300", "PYTEST_DEBUG_TEMPROOT": str(folder)},
         capture_output=True,
         text=True,
         timeout=100,
