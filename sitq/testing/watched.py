@@ -37,7 +37,7 @@ class Watched:
         self.nothing: Nothing | None = None
         """What the worker found when it looked last, if that was nothing."""
         self.ended: dict[int, int] = {}
-        """The ``seq`` of the tasks that ended here, and the how manieth end it was."""
+        """The ``seq`` of the tasks that ended here, with the number of the end."""
         self.news: Changes = Changes()
         """Whenever the worker has found nothing, or has brought something home."""
 
