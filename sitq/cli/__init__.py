@@ -17,8 +17,8 @@ import typer
 from sitq.cli import change, demo, doctor, enqueue, look, show, upgrade, watch, worker
 from sitq.cli.application import NoApplication
 from sitq.cli.output import complain
-from sitq.cli.store import DONE, FAILED, INTERRUPTED
-from sitq.errors import SitqError
+from sitq.cli.store import DONE, FAILED, INTERRUPTED, WRONG
+from sitq.errors import InvalidArguments, InvalidOption, SitqError
 
 __all__ = ["app", "main"]
 
@@ -79,6 +79,9 @@ def _run() -> int:
     except BrokenPipeError:
         sys.stdout = None  # who read it has left: nothing is to be flushed at the end
         return FAILED
+    except (InvalidOption, InvalidArguments) as error:
+        complain(f"{error} (sitq --help tells more)")
+        return WRONG
     except (SitqError, ImportError, OSError) as error:
         complain(str(error) or type(error).__name__)
         return FAILED

@@ -14,6 +14,7 @@ from typing import NoReturn, TypeGuard, TypeVar, cast
 
 import typer
 
+from sitq.cli.store import WRONG
 from sitq.failure import describe, summary
 from sitq.naming import shown
 from sitq.registry import Registry, TaskFunction, default_registry
@@ -30,7 +31,7 @@ _APP = re.compile(rf"({_NAMES})(?::({_NAMES}))?")
 class NoApplication(typer.TyperException):
     """What was named is no application, or cannot be imported."""
 
-    exit_code = 2
+    exit_code = WRONG
 
 
 def load(app: str) -> Registry | Worker:

@@ -14,13 +14,14 @@ import typer
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.url import backend_from_url
-from sitq.errors import InvalidOption
+from sitq.errors import StoreUnusable
 from sitq.queue import TaskQueue
 
 __all__ = [
     "DONE",
     "FAILED",
     "INTERRUPTED",
+    "WRONG",
     "AsJson",
     "BackendName",
     "backend_named",
@@ -34,8 +35,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
-"""Exit codes. 2 is that of a command that is written wrongly."""
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: it was done; it was refused, or failed; it was written wrongly; Ctrl-C."""
 
 BackendName = Annotated[
     str | None,
@@ -72,12 +73,12 @@ def existing_backend(name: str | None) -> Backend:
     new one.
 
     Raises:
-        InvalidOption: there is no such file.
+        StoreUnusable: there is no such file.
     """
     backend = backend_named(name)
     path = file_of(backend)
     if path is not None and not os.path.exists(path):
-        raise InvalidOption(
+        raise StoreUnusable(
             f"there is no file {path}; name another with --backend, or make it: sitq migrate"
         )
     return backend

@@ -11,6 +11,7 @@ import anyio
 from anyio import Event, create_task_group
 
 from sitq.cli.child import Child, command_line
+from sitq.cli.store import WRONG
 from sitq.retry import Retry
 from sitq.worker.signals import Signals, receive
 
@@ -18,8 +19,6 @@ __all__ = ["Supervisor"]
 
 logger: logging.Logger = logging.getLogger("sitq.supervisor")
 
-WRONG = 2
-"""The exit code of a process whose command is written wrongly: it would be so again."""
 BACKOFF = Retry(base=0.5, cap=30.0)
 """The seconds until another process is started, by how many have ended one after the other."""
 HEALTHY = 60.0
@@ -173,6 +172,6 @@ class Crew:
             # One that has no worker yet ends by the signal itself.
             before_work = len(self._signals) == 1 and code == 128 + self._signals[0]
             self._codes.append(0 if before_work else code)
-        elif code == WRONG and not child.is_loaded:
+        elif code == WRONG and not child.is_loaded:  # it would be so again
             self.is_wrong = True
             self.end(signal.SIGTERM)

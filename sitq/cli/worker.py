@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -18,8 +16,8 @@ from sitq.cli.reload import changes
 from sitq.cli.store import BackendName, backend_named, run
 from sitq.cli.supervisor import Supervisor
 from sitq.cli.tether import run_tethered
-from sitq.errors import InvalidOption, SitqError
-from sitq.options import check_name, check_seconds
+from sitq.errors import SitqError
+from sitq.options import check_queues, check_seconds
 from sitq.worker import Worker
 
 __all__ = ["add_to"]
@@ -102,18 +100,16 @@ class Order:
         """Refuse what can be refused before anything is imported.
 
         Raises:
-            typer.BadParameter: an option has a value outside what it takes.
+            InvalidOption: an option has a value outside what it takes.
             ImportError: what it needs is not installed.
         """
-        with _written():
-            for name in self.queues or ():
-                check_name("queue", name)
-            if self.grace is not None:
-                check_seconds("grace", self.grace)
-            if self.lease is not None:
-                check_seconds("lease", self.lease, 0.1)
-            if self.store is not None:
-                backend_named(self.store)
+        check_queues(self.queues)
+        if self.grace is not None:
+            check_seconds("grace", self.grace)
+        if self.lease is not None:
+            check_seconds("lease", self.lease, 0.1)
+        if self.store is not None:
+            backend_named(self.store)
         if self.loop is LoopName.TRIO and importlib.util.find_spec("trio") is None:
             raise ImportError("--loop trio needs trio: pip install 'sitq[trio]'")
 
@@ -129,9 +125,8 @@ class Order:
         if isinstance(found, Worker):
             self._refuse_for_worker()
             return found
-        with _written():
-            given = {name: value for name, value in self._of_worker() if value is not None}
-            return Worker(backend_named(self.store), registry=found, **given)
+        given = {name: value for name, value in self._of_worker() if value is not None}
+        return Worker(backend_named(self.store), registry=found, **given)
 
     def arguments(self) -> list[str]:
         """The command line of a process that is to do the same."""
@@ -241,12 +236,3 @@ def _supervise(order: Order, processes: int, *, reload: bool) -> None:
     supervisor = Supervisor(order.arguments(), processes)
     watch = changes(order.app) if reload else None
     raise typer.Exit(run(partial(supervisor.run, watch)))
-
-
-@contextmanager
-def _written() -> Generator[None]:
-    """A value outside what an option takes is a command that was written wrongly."""
-    try:
-        yield
-    except InvalidOption as error:
-        raise typer.BadParameter(str(error)) from None
