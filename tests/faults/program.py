@@ -105,7 +105,7 @@ class Commands:
 
     async def beat(self) -> Any:
         assert self._heart is not None
-        return await anyio.to_thread.run_sync(self._heart.beat)
+        return await anyio.to_thread.run_sync(self._heart.beat, 0.0)
 
     async def release(self) -> str:
         gates.pop().set()

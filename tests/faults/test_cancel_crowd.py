@@ -6,7 +6,7 @@ import math
 import sqlite3
 import threading
 from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -144,27 +144,24 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 @both_natures
 async def test_opening_a_locked_store_is_cancelled(
-    template: Template,
-    quick_folder: Path,
-    kind: str,
-    begun: threading.Event,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, kind: str, begun: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not waited for until the lock is free."""
+    """Its tables are to be made. It is not waited for until the lock is free."""
     monkeypatch.setattr("sitq.backends.sqlite.driver.CLOSE_LIMIT", math.inf)
-    async with template.stage(quick_folder) as stage:
-        backend = SQLiteBackend(stage.backend._database.path, synchronous="NORMAL")
-        attempt = Attempt(kind, backend.open)
-        begun.clear()
+    backend = SQLiteBackend(tmp_path / "tasks.db", synchronous="NORMAL")
+    attempt = Attempt(kind, backend.open)
+    with closing(sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)) as stranger:
+        stranger.execute("PRAGMA journal_mode = WAL")
         async with anyio.create_task_group() as group:
-            with locked(stage):
-                group.start_soon(attempt.run)
-                await until(begun.is_set)
-                attempt.cancel()
-                await until(lambda: attempt.ended)
-        assert attempt.cancelled
-        async with backend:
-            assert (await backend.counts())[State.PENDING] == 1
+            stranger.execute("BEGIN IMMEDIATE")
+            group.start_soon(attempt.run)
+            await until(begun.is_set)
+            attempt.cancel()
+            await until(lambda: attempt.ended)
+            stranger.execute("ROLLBACK")
+    assert attempt.cancelled
+    async with backend:
+        assert (await backend.counts())[State.PENDING] == 0
 
 
 @both_natures

@@ -49,8 +49,8 @@ def beats(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found: list[float] = []
     beat = FileHeart.beat
 
-    def noted(self: FileHeart) -> bool:
-        held = beat(self)
+    def noted(self: FileHeart, lag: float) -> bool:
+        held = beat(self, lag)
         found.append(time.monotonic())
         return held
 

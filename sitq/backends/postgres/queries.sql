@@ -428,8 +428,8 @@ SELECT 1 FROM sitq.worker WHERE id = %(worker)s FOR KEY SHARE
 coalesce(to_timestamp(%(monotonic)s::float8), clock_timestamp())
 
 -- name: beat
-UPDATE sitq.worker SET
-    beat = {clock}, suspect = NULL, lag = coalesce(%(lag)s::float8, lag)
+UPDATE sitq.worker
+SET beat = {clock}, suspect = NULL, lag = coalesce(%(lag)s::float8, lag)
 WHERE id = %(worker)s
 
 -- name: lease_of

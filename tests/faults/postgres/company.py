@@ -21,7 +21,7 @@ registry = Registry()
 runs: list[str] = []
 KINDS = {
     "listener": "query LIKE 'LISTEN%%'",
-    "heartbeat": "query LIKE '%%.worker SET beat%%'",
+    "heartbeat": "query LIKE '%%SET beat%%'",
     "pool": "query NOT LIKE 'LISTEN%%' AND query NOT LIKE '%%.worker SET beat%%'",
     "all": "true",
 }

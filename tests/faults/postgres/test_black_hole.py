@@ -187,10 +187,10 @@ async def test_a_heart_beats_in_time_though_its_line_is_dead(proxy: Proxy, schem
         heart = backend.heart(await backend.hire(RECORD._replace(lease=1.5)))
         assert heart is not None
         try:
-            assert await anyio.to_thread.run_sync(heart.beat)
+            assert await anyio.to_thread.run_sync(heart.beat, 0.0)
             proxy.swallow(new=False)
             started = anyio.current_time()
-            assert await anyio.to_thread.run_sync(heart.beat)
+            assert await anyio.to_thread.run_sync(heart.beat, 0.0)
             assert anyio.current_time() - started < 1.5
         finally:
             heart.close()
