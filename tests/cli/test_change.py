@@ -123,12 +123,10 @@ def test_purge_on_either_store(sitq: Sitq, everywhere: Stored) -> None:
     assert sitq("show", everywhere.succeeded).code == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "code"), [(["--state", "running"], 1), (["--older-than", "soon"], 2)]
-)
-def test_what_cannot_be_purged(sitq: Sitq, stored: Stored, option: list[str], code: int) -> None:
+@pytest.mark.parametrize("option", [["--state", "running"], ["--older-than", "soon"]])
+def test_what_cannot_be_purged(sitq: Sitq, stored: Stored, option: list[str]) -> None:
     done = sitq("purge", *option)
-    assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert len(states(sitq)) == 6
 
 

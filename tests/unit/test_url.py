@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import psycopg
 import pytest
 
 from sitq import PostgresBackend, SQLiteBackend, backend_from_url
@@ -73,17 +74,19 @@ def test_what_names_none(url: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rest",
+    ("rest", "since"),
     [
-        "me:secret word@h/d",
-        "me:secret%ZZ@h/d",
-        "me:a?secret@h/d",
-        "me:secret@[::1/d",
-        "me:secret@[::1]x/d",
-        'me:a"secret"b c@h/d',
+        ("me:secret word@h/d", 17),
+        ("me:secret%ZZ@h/d", 0),
+        ("me:a?secret@h/d", 0),
+        ("me:secret@[::1/d", 0),
+        ("me:secret@[::1]x/d", 0),
+        ('me:a"secret"b c@h/d', 17),
     ],
 )
-def test_an_address_that_cannot_be_read_is_not_repeated(rest: str) -> None:
+def test_an_address_that_cannot_be_read_is_not_repeated(rest: str, since: int) -> None:
+    if psycopg.pq.version() < since * 10_000:
+        pytest.skip("this libpq takes it")
     with pytest.raises(InvalidOption, match="url cannot be read: ") as caught:
         backend_from_url(f"postgresql://{rest}")
     assert "secret" not in str(caught.value)
