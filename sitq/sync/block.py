@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError, wait
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Generic, TypeVar
@@ -20,7 +20,7 @@ from anyio import CancelScope, get_cancelled_exc_class
 from sitq.errors import NotOpen, UsageError
 from sitq.sync.bridge import Around, Bridge, innermost, wait_for
 from sitq.sync.guest import Guest, guest_here
-from sitq.sync.portal import CLOSED, End, Portal, until
+from sitq.sync.portal import CLOSED, End, Portal, until, wait_for_end
 
 __all__ = ["Block"]
 
@@ -92,7 +92,7 @@ class Block(Generic[T]):
             wait_for(self.ended, self._guest)
         except BaseException:  # Ctrl-C too
             self._give_up()
-            wait([self.ended])
+            wait_for_end(self.ended)
             raise
         raised = self.ended.result()
         if is_caught and raised is not None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -16,7 +16,7 @@ from sitq.backends.base import Backend
 from sitq.context import Running, running_task
 from sitq.errors import NotOpen
 from sitq.sync.guest import Guest, guest_here
-from sitq.sync.portal import CLOSED, End, Portal
+from sitq.sync.portal import CLOSED, End, Portal, wait_for_end
 
 __all__ = ["Around", "Bridge", "Each", "innermost", "wait_for"]
 
@@ -45,7 +45,7 @@ def wait_for(future: Future[Any], guest: Guest | None) -> None:
         CancelledError: the run that waits is to end.
     """
     if guest is None:
-        wait([future])
+        wait_for_end(future)
     elif not guest.attend(future):
         raise CancelledError("the wait was cancelled: the task that waits is to end")
 

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -26,11 +26,21 @@ from sitq.backends.base import Backend
 from sitq.backends.loop import Loop
 from sitq.errors import NotOpen, UsageError
 
-__all__ = ["CLOSED", "End", "Portal", "Stoppable", "until"]
+__all__ = ["CLOSED", "End", "Portal", "Stoppable", "until", "wait_for_end"]
 
 T = TypeVar("T")
 
 CLOSED = "the queue was closed; use it inside 'with queue'"
+LOOK = 0.5
+"""Seconds after which a Ctrl-C is heard that came just before its thread went to wait: CPython
+takes note of it, and goes to wait all the same."""
+
+
+def wait_for_end(future: Future[Any]) -> None:
+    """Wait in a thread until it is done, whatever has become of it."""
+    hears = threading.current_thread() is threading.main_thread()
+    while not wait([future], LOOK if hears else None).done:
+        pass
 
 
 async def until(*futures: Future[Any]) -> None:
@@ -117,6 +127,7 @@ class Portal:
         Raises:
             NotOpen: the portal was closed.
         """
+        wait_for_end(self._ready)
         self._ready.result()
         future: Future[End[T]] = Future()
         with self._lock:  # or it could come when nobody is there to take it
@@ -131,6 +142,7 @@ class Portal:
         with self._lock:
             self.abandon()
         if self.is_here:
+            wait_for_end(self._ended)
             self._ended.result()
 
     def abandon(self) -> None:

@@ -129,11 +129,37 @@ def test_an_interrupt_ends_a_wait_and_not_the_task(url: str, loop: str) -> None:
     assert (code, output, errors) == (0, "pending pending\n", "")
 
 
+UNHEARD = """
+import _thread, traceback
+
+def main_waits():
+    stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
+    return [frame.name for frame in stack][-3:] == ["wait"] * 3  # of future, event and condition
+
+def interrupt():
+    while not main_waits():
+        time.sleep(0.001)
+    _thread.interrupt_main()  # takes note of a signal, and wakes nobody up
+
+handle = queue.enqueue(echo, 1)
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    handle.result()
+except KeyboardInterrupt:
+    print(handle.status())
+"""
+
+
+def test_an_interrupt_is_heard_that_comes_just_before_the_wait(url: str, loop: str) -> None:
+    assert outcome(program(url, loop, UNHEARD)) == (0, "pending\n", "")
+
+
 IN_A_BLOCK = """
 with queue.task_group() as tg:
     tg.enqueue(echo, 1)
     print("waits", flush=True)
-    time.sleep(60)
+    while True:
+        time.sleep(0.1)  # one that comes just before a sleep does not end it
 """
 AT_THE_END_OF_A_BLOCK = """
 def tell(left):
