@@ -34,6 +34,7 @@ __all__ = [
     "TaskHandle",
     "TaskWatch",
     "failure_of",
+    "not_found",
     "to_result",
     "to_task",
     "to_tree",
@@ -86,7 +87,7 @@ class TaskHandle(Generic[R_co]):
         """
         row = await wait_for_row(self._backend, self._id, timeout, max_bytes(self._serializer))
         if row is None:
-            raise _not_found(self.id)
+            raise not_found(self.id)
         if row.state not in TERMINAL:
             raise TimeoutError(f"task {self.id} ({row.name}) is {row.state} after {timeout} s")
         return value_of(to_result(row, self._serializer))
@@ -104,7 +105,7 @@ class TaskHandle(Generic[R_co]):
         """
         task = await self.get()
         if task is None:
-            raise _not_found(self.id)
+            raise not_found(self.id)
         return task.state
 
     def watch(self, *, interval: float = 0.5) -> TaskWatch:
@@ -129,7 +130,7 @@ class TaskHandle(Generic[R_co]):
         """
         state = await self._backend.cancel(self._id)
         if state is None:
-            raise _not_found(self.id)
+            raise not_found(self.id)
         return state in (State.PENDING, State.RUNNING)
 
 
@@ -163,7 +164,7 @@ class TaskWatch:
         while True:
             row = await self._look()
             if row is None:
-                raise _not_found(UUID(bytes=self._id))
+                raise not_found(UUID(bytes=self._id))
             seen = (row.state, row.attempts, row.crashes, row.cancel_requested, row.progress)
             if seen != self._seen:
                 self._seen = seen
@@ -176,7 +177,7 @@ class TaskWatch:
         return await wait_for_row(self._backend, self._id, self._interval, 0)
 
 
-def _not_found(id: UUID) -> TaskNotFound:
+def not_found(id: UUID) -> TaskNotFound:
     """What says that there is no task with this id."""
     return TaskNotFound(f"there is no task {id}, or it ended and was purged")
 

@@ -9,9 +9,17 @@ from uuid import UUID
 from sitq.backends.base import Backend, Filter
 from sitq.calls import checked_calls, common_connection, new_tasks, refuse_children
 from sitq.clock import to_microsecond
-from sitq.errors import InvalidOption, NotOpen, TaskNotFound, UsageError, WrongState
+from sitq.errors import InvalidOption, NotOpen, UsageError, WrongState
 from sitq.group import INHERIT, Deadline, TaskGroup
-from sitq.handle import TaskHandle, to_result, to_task, to_tree, to_worker_status, wait_for_row
+from sitq.handle import (
+    TaskHandle,
+    not_found,
+    to_result,
+    to_task,
+    to_tree,
+    to_worker_status,
+    wait_for_row,
+)
 from sitq.lease import Programs
 from sitq.lifecycle import TERMINAL
 from sitq.mapping import Mapped
@@ -292,7 +300,7 @@ class TaskQueue:
         id = task_id(task)
         state = await self._backend.revive(id.bytes)
         if state is None:
-            raise TaskNotFound(f"there is no task {id}, or it ended and was purged")
+            raise not_found(id)
         if state not in (State.FAILED, State.CANCELLED):
             raise WrongState(f"task {id} is {state}; only failed and cancelled ones can be retried")
 

@@ -14,7 +14,8 @@ from sitq.cli.output import print_json, print_line
 from sitq.cli.records import progress, when
 from sitq.cli.store import AsJson, BackendName, on_queue
 from sitq.cli.text import cut, harmless, moment, represented
-from sitq.errors import NotSerializable, TaskNotFound
+from sitq.errors import NotSerializable
+from sitq.handle import not_found
 from sitq.lifecycle import TERMINAL
 from sitq.model import ErrorInfo, State, Task, TaskTree
 from sitq.queue import TaskQueue
@@ -100,7 +101,7 @@ def show(
 async def _details(tasks: TaskQueue, id: UUID, *, arguments: bool, tree: bool) -> Details:
     task = await tasks.get(id)
     if task is None:
-        raise TaskNotFound(f"there is no task {id}, or it ended and was purged")
+        raise not_found(id)
     below = await tasks.tree(id, limit=MOST_TASKS) if tree else None
     return Details(
         task,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from sitq.calls import checked_calls
 from sitq.group import TaskGroup
@@ -22,7 +22,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class SyncTaskGroup:
+class _With:
+    """What ``with`` enters and leaves: its block."""
+
+    _block: Block[Any]
+
+    def __enter__(self) -> Self:
+        self._block.enter()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._block.leave(exc)
+
+
+class SyncTaskGroup(_With):
     """Tasks that end together, made by `sitq.SyncTaskQueue.task_group`.
 
     A body that is plain code cannot be interrupted. When a task of the group fails the others are
@@ -41,18 +59,6 @@ class SyncTaskGroup:
         self._bridge = bridge
         self._group = group
         self._block = Block(bridge, group)
-
-    def __enter__(self) -> SyncTaskGroup:
-        self._block.enter()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return self._block.leave(exc)
 
     def enqueue(
         self, function: TaskFunction[P, R], /, *args: P.args, **kwargs: P.kwargs
@@ -107,7 +113,7 @@ class Feed(Iterator[Any]):
         return self._taken.popleft()
 
 
-class SyncMapped(Generic[R]):
+class SyncMapped(_With, Generic[R]):
     """The results of a function over items: ``with`` it, then ``for value in`` it.
 
     The items are taken in the thread that takes the results. Leaving the block cancels the tasks
@@ -120,18 +126,6 @@ class SyncMapped(Generic[R]):
         self._limit = limit
         self._block = Block(bridge, mapped)
         self._values = Each(bridge, mapped, self._block)
-
-    def __enter__(self) -> SyncMapped[R]:
-        self._block.enter()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return self._block.leave(exc)
 
     def __iter__(self) -> SyncMapped[R]:
         return self

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 
 from sitq.errors import SitqError
 
-__all__ = ["Check", "Finding", "Level", "examine", "ok", "problem", "warning"]
+__all__ = ["Check", "Finding", "Level", "examine", "ok", "other_version", "problem", "warning"]
 
 L = TypeVar("L")
 
@@ -49,6 +49,29 @@ def warning(about: str, what: str, remedy: str) -> Finding:
 def problem(about: str, what: str, remedy: str | None = None) -> Finding:
     """It does not work, or is about to lose something."""
     return Finding(Level.PROBLEM, about, what, remedy)
+
+
+def other_version(found: int, newest: int, absent: str) -> Iterator[Finding]:
+    """What is wrong with the version of the tables, if something is.
+
+    Args:
+        found: that of the store; 0 if it has no tables.
+        newest: that of this sitq.
+        absent: says that it has none.
+    """
+    if not found:
+        yield problem("schema", absent, "run sitq migrate")
+    elif found > newest:
+        yield problem(
+            "schema", f"version {found}, this sitq knows {newest}", "upgrade sitq on this machine"
+        )
+    elif found < newest:
+        yield warning(
+            "schema",
+            f"version {found}, this sitq has {newest}",
+            "run sitq migrate; whoever opens it does so too, and programs with an older sitq "
+            "cannot open it then",
+        )
 
 
 def examine(patient: L, checks: Sequence[Check[L]]) -> Iterator[Finding]:

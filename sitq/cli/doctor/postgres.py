@@ -17,7 +17,7 @@ from sitq.backends.postgres.queries import RUNGS, queries
 from sitq.backends.postgres.recovery import Times
 from sitq.backends.sql import load_queries
 from sitq.cli.doctor import rows
-from sitq.cli.doctor.findings import Check, Finding, examine, ok, problem, warning
+from sitq.cli.doctor.findings import Check, Finding, examine, ok, other_version, problem, warning
 from sitq.cli.doctor.rows import Due, Unknown
 from sitq.cli.text import span
 from sitq.errors import StoreError
@@ -174,20 +174,8 @@ def writing(there: Schema) -> Iterator[Finding]:
 def schema(there: Schema) -> Iterator[Finding]:
     """Whether the tables are those of this sitq."""
     found, newest = there.version(), len(RUNGS)
-    if not found:
-        yield problem("schema", f"{there.name} has no tables of sitq", "run sitq migrate")
-    elif found > newest:
-        yield problem(
-            "schema", f"version {found}, this sitq knows {newest}", "upgrade sitq on this machine"
-        )
-    elif found < newest:
-        yield warning(
-            "schema",
-            f"version {found}, this sitq has {newest}",
-            "run sitq migrate; whoever opens it does so too, and programs with an older sitq "
-            "cannot open it then",
-        )
-    else:
+    yield from other_version(found, newest, f"{there.name} has no tables of sitq")
+    if found == newest:
         yield ok("schema", f"{there.name}, version {found}")
 
 

@@ -16,7 +16,7 @@ from sitq.backends.sqlite.connect import Database, read_text
 from sitq.backends.sqlite.migrate import RUNGS
 from sitq.backends.sqlite.schema import refuse_others
 from sitq.cli.doctor import files, rows
-from sitq.cli.doctor.findings import Check, Finding, examine, ok, problem, warning
+from sitq.cli.doctor.findings import Check, Finding, examine, ok, other_version, problem, warning
 from sitq.cli.doctor.rows import Due, Unknown
 from sitq.clock import Clock
 from sitq.errors import StoreError
@@ -133,20 +133,8 @@ def examine_file(path: Path, *, deep: bool) -> Iterator[Finding]:
 def schema(file: File) -> Iterator[Finding]:
     """Whether its tables are those of this sitq."""
     version, newest = file.version(), len(RUNGS)
-    if not version:
-        yield problem("schema", "there are no tables of sitq in it", "run sitq migrate")
-    elif version > newest:
-        yield problem(
-            "schema", f"version {version}, this sitq knows {newest}", "upgrade sitq on this machine"
-        )
-    elif version < newest:
-        yield warning(
-            "schema",
-            f"version {version}, this sitq has {newest}",
-            "run sitq migrate; whoever opens it does so too, and programs with an older sitq "
-            "cannot open it then",
-        )
-    else:
+    yield from other_version(version, newest, "there are no tables of sitq in it")
+    if version == newest:
         file.read(lambda connection: refuse_others(connection, str(file.path), RUNGS))
         yield ok("schema", f"version {version}")
 
