@@ -61,7 +61,8 @@ async def test_trees_are_finished_one_after_the_other(
             while (await queue.counts())[handles and "succeeded"] < 350:  # type: ignore[index]
                 most = max(most, sum(run.waits > 0 for run in shift.held.values()))
                 await anyio.sleep(0.001)
-        assert most < 25  # 10, or a few more where the store is slow
+        # On PostgreSQL a slot may find nothing to go on with while a child is on its way.
+        assert most <= (10 if isinstance(backend, SQLiteBackend) else 24)
 
 
 async def test_a_wait_that_begins_while_a_slot_is_waited_for(
